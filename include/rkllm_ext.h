@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * rkllm_ext.h - what the vendor's interface lacks: error sentences, options of a run, tokens, logits, figures of the
+ * last run, packing of weights, and a safe GGUF reader.
+ *
+ * Only this project's library has these functions. A program that is also to run on the vendor's library looks them
+ * up with dlsym. Strings are UTF-8; a returned string is owned by the library.
+ */
+#ifndef RKLLM_EXT_H
+#define RKLLM_EXT_H
+
+#include "rkllm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- the library ------------------------------------------------------------------------------------------------ */
+
+/* Return the version, "MAJOR.MINOR.PATCH". */
+RKLLM_API const char* rkllm_ext_version(void);
+
+/* Return the sentence of the last failure: of the handle, or with NULL of the calling thread. "" when there is none.
+ * Valid until the next call on the same handle or thread. */
+RKLLM_API const char* rkllm_ext_last_error(LLMHandle handle);
+
+/* Return the code of the same failure: 0, or a value of rkllm_ext_error. */
+RKLLM_API int rkllm_ext_last_error_code(LLMHandle handle);
+
+/* One row of the list of error codes. */
+typedef struct {
+    int32_t code;
+    const char* name;      /* "MODEL_FILE" */
+    const char* exception; /* the Python exception it becomes */
+    const char* sentence;  /* used when nothing better is known */
+} RKLLMExtError;
+
+/* One weight format. */
+typedef struct {
+    const char* name;        /* "w4a16_g32" */
+    int32_t bits;            /* of a weight: 4, 8, 16 or 32 */
+    int32_t group;           /* weights along the input dimension that share a scale; 0: a whole row */
+    int32_t scale_bits;      /* 0 (float formats), 16 or 32 */
+    int32_t activation_bits; /* 8, 16 or 32 */
+    int32_t offered;         /* 1: can be asked for by name; 0: used for embeddings and output matrices only */
+} RKLLMExtFormat;
+
+/* One field of a model's spec. */
+typedef struct {
+    const char* type;          /* "u32", "f32" or "string" */
+    const char* name;
+    const char* default_value; /* NULL: required */
+    const char* meaning;
+} RKLLMExtSpecField;
+
+/* Fill row number index of a list. Return 0, or non-zero past its end. */
+RKLLM_API int rkllm_ext_error(int index, RKLLMExtError* row);
+RKLLM_API int rkllm_ext_format(int index, RKLLMExtFormat* row);
+RKLLM_API int rkllm_ext_spec_field(int index, RKLLMExtSpecField* row);
+
+/* Return the name of instruction set number index that this CPU runs, weakest first; NULL past the end. */
+RKLLM_API const char* rkllm_ext_isa(int index);
+
+/* Return the name of the instruction set in use: the last one of the list, or the one that the environment variable
+ * RKLLM_EXT_ISA names. NULL when that name is unknown or not supported here; rkllm_init then fails and says so. */
+RKLLM_API const char* rkllm_ext_active_isa(void);
+
+/* Receive log lines instead of stderr. NULL restores stderr. */
+typedef void (*RKLLMExtLog)(const char* line, void* userdata);
+RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
+
+/* ---- a handle --------------------------------------------------------------------------------------------------- */
+
+/* Set an option for later runs; busy handles refuse. Value is text. Returns 0 or a negative error code.
+ *   max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty,
+ *   skip_special_token (0 or 1)   as in RKLLMParam
+ *   seed            0 ... 2^64-1, or "random" (the default: a new one for each run)
+ *   n_threads       1 ... 256
+ *   prefill_chunk   prompt tokens per pass, 1 ... 512; results do not depend on it
+ *   add_bos         "auto" (the default: as the model's tokenizer says), 0 or 1: put the begin token before a prompt
+ *   ignore_eos      1: end tokens do not end a run */
+RKLLM_API int rkllm_ext_set_option(LLMHandle handle, const char* name, const char* value);
+
+/* Facts about a loaded model. */
+typedef struct {
+    int32_t vocab_size;
+    int32_t dim;
+    int32_t n_layers;
+    int32_t n_heads;
+    int32_t n_kv_heads;
+    int32_t head_dim;
+    int32_t max_context;     /* of the model */
+    int32_t max_context_len; /* of this handle */
+    int32_t n_threads;
+    int32_t bos_token_id;    /* -1: none */
+    int64_t n_parameters;
+    int64_t weight_bytes;    /* bytes of weights that one decoded token reads */
+    int64_t file_bytes;
+    int64_t kv_bytes;        /* size of a full KV cache */
+    double load_ms;          /* time rkllm_init took */
+    const char* format;      /* the format that was asked for at conversion */
+    const char* isa;
+} RKLLMExtInfo;
+RKLLM_API int rkllm_ext_info(LLMHandle handle, RKLLMExtInfo* info);
+
+/* Return a text key of the model's file ("tokenizer.chat_template"), or NULL when it has none. */
+RKLLM_API const char* rkllm_ext_metadata(LLMHandle handle, const char* key);
+
+/* Why a run ended. */
+typedef enum {
+    RKLLM_EXT_FINISH_NONE = 0,    /* no run yet, or it is active */
+    RKLLM_EXT_FINISH_STOP = 1,    /* an end token */
+    RKLLM_EXT_FINISH_LENGTH = 2,  /* max_new_tokens */
+    RKLLM_EXT_FINISH_CONTEXT = 3, /* the context is full */
+    RKLLM_EXT_FINISH_ABORT = 4,   /* rkllm_abort or rkllm_destroy */
+    RKLLM_EXT_FINISH_ERROR = 5
+} RKLLMExtFinish;
+
+/* Figures of the last run; valid from its FINISH or ERROR callback on. */
+typedef struct {
+    double prefill_ms;
+    double generate_ms;
+    int32_t prefill_tokens;
+    int32_t generate_tokens;
+    int32_t finish;             /* an RKLLMExtFinish */
+    uint64_t seed;              /* that the run used */
+    const void* input_address;  /* token or embedding array that was read, where the caller keeps it; else NULL */
+    double peak_memory_mb;      /* of the process */
+} RKLLMExtPerf;
+RKLLM_API int rkllm_ext_perf(LLMHandle handle, RKLLMExtPerf* perf);
+
+/* Compute the logits of every position of an input (prompt, tokens or embeddings), [n_tokens, vocab_size] float32.
+ * n_tokens receives the positions; out may be NULL to ask for their number only. capacity is in floats.
+ * The handle must be idle; its callback is not called. Returns 0 or a negative error code. */
+RKLLM_API int rkllm_ext_logits(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity,
+                               size_t* n_tokens);
+
+/* ---- tokens ----------------------------------------------------------------------------------------------------- */
+
+/* The tokenizer of a .rkllm file (a model's, or one written alone). Opaque; used from any number of threads. */
+typedef struct RKLLMExtTokenizer RKLLMExtTokenizer;
+RKLLM_API int rkllm_ext_tokenizer_open(const char* path, RKLLMExtTokenizer** tokenizer);
+RKLLM_API void rkllm_ext_tokenizer_close(RKLLMExtTokenizer* tokenizer);
+
+/* Return the tokenizer of a handle; valid as long as the handle. NULL when the handle is closed. */
+RKLLM_API RKLLMExtTokenizer* rkllm_ext_tokenizer(LLMHandle handle);
+
+/* flags */
+#define RKLLM_EXT_PARSE_SPECIAL 1 /* tokenize: special tokens written in the text become their ids */
+#define RKLLM_EXT_ADD_BOS 2       /* tokenize: put the begin token first if the tokenizer asks for one */
+#define RKLLM_EXT_SKIP_SPECIAL 4  /* detokenize: leave special tokens out */
+
+/* Turn UTF-8 text of n_bytes into ids. count receives the number of ids; at most capacity are written. Invalid UTF-8
+ * is read as U+FFFD. Returns 0 or a negative error code (INVALID_ARGUMENT when capacity is too small and out is given). */
+RKLLM_API int rkllm_ext_tokenize(const RKLLMExtTokenizer* tokenizer, const char* text, size_t n_bytes, int flags,
+                                 int32_t* out, size_t capacity, size_t* count);
+
+/* Turn ids into text. n_bytes receives its length; at most capacity bytes are written, without a final NUL. Incomplete
+ * characters become U+FFFD. */
+RKLLM_API int rkllm_ext_detokenize(const RKLLMExtTokenizer* tokenizer, const int32_t* ids, size_t count, int flags,
+                                   char* out, size_t capacity, size_t* n_bytes);
+
+/* Return the number of ids, and the id of a token's text (-1: none). */
+RKLLM_API int32_t rkllm_ext_vocab_size(const RKLLMExtTokenizer* tokenizer);
+RKLLM_API int32_t rkllm_ext_token_id(const RKLLMExtTokenizer* tokenizer, const char* text);
+
+/* ---- packing weights -------------------------------------------------------------------------------------------- */
+
+/* Return the bytes of a [rows, cols] matrix in a format, or 0 when the format does not exist or cannot hold it. */
+RKLLM_API uint64_t rkllm_ext_packed_size(const char* format, int64_t rows, int64_t cols);
+
+/* Pack codes and scales into the tile layout of docs/format.md.
+ * Quantized formats: codes is int8 [rows, cols] (4-bit codes 0 ... 15, 8-bit codes -127 ... 127), scales is float32
+ * [rows, cols / group] or [rows]. Float formats: codes is float32 [rows, cols], scales is NULL.
+ * Returns 0 or a negative error code that names what does not fit. */
+RKLLM_API int rkllm_ext_pack(const char* format, int64_t rows, int64_t cols, const void* codes, const float* scales,
+                             void* out, uint64_t out_bytes);
+
+/* The reverse: packed bytes to float32 [rows, cols]. */
+RKLLM_API int rkllm_ext_unpack(const char* format, int64_t rows, int64_t cols, const void* packed,
+                               uint64_t packed_bytes, float* out);
+
+/* Return the 64-bit checksum of docs/format.md. */
+RKLLM_API uint64_t rkllm_ext_checksum(const void* data, uint64_t n_bytes);
+
+/* Compute y = x * w^T with the kernels of the engine: x float32 [n, cols], packed w [rows, cols], y float32 [n, rows].
+ * n_threads 0: the default. For tests, benchmarks and calibration. */
+RKLLM_API int rkllm_ext_matmul(const char* format, int64_t rows, int64_t cols, const void* packed,
+                               uint64_t packed_bytes, const float* x, int64_t n, int n_threads, float* y);
+
+/* ---- GGUF files ------------------------------------------------------------------------------------------------- */
+
+/* A mapped and validated GGUF file. */
+typedef struct RKLLMExtGGUF RKLLMExtGGUF;
+
+typedef struct {
+    const char* key;
+    uint32_t type;    /* GGUF value type; 9: array */
+    uint32_t element; /* element type of an array, else type */
+    uint64_t count;   /* elements */
+    const void* data; /* first element, unaligned; strings are a 64-bit length and bytes each */
+    uint64_t n_bytes;
+} RKLLMExtGGUFValue;
+
+typedef struct {
+    const char* name;
+    uint32_t type;    /* GGML type */
+    uint32_t n_dims;  /* 1 ... 4 */
+    uint64_t dims[4]; /* fastest first */
+    const void* data;
+    uint64_t n_bytes;
+} RKLLMExtGGUFTensor;
+
+RKLLM_API int rkllm_ext_gguf_open(const char* path, RKLLMExtGGUF** file);
+RKLLM_API void rkllm_ext_gguf_close(RKLLMExtGGUF* file);
+/* Fill row number index. Return 0, or non-zero past the end. Pointers live as long as the file. */
+RKLLM_API int rkllm_ext_gguf_value(const RKLLMExtGGUF* file, uint64_t index, RKLLMExtGGUFValue* row);
+RKLLM_API int rkllm_ext_gguf_tensor(const RKLLMExtGGUF* file, uint64_t index, RKLLMExtGGUFTensor* row);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* RKLLM_EXT_H */
