@@ -8,14 +8,14 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace rkllm {
 
 // GGUF value types, as numbered by the format.
 enum class ValueType : uint32_t {
-  U8 = 0, I8 = 1, U16 = 2, I16 = 3, U32 = 4, I32 = 5, F32 = 6, BOOL = 7, STRING = 8, ARRAY = 9, U64 = 10, I64 = 11, F64 = 12,
+  U8 = 0, I8 = 1, U16 = 2, I16 = 3, U32 = 4, I32 = 5, F32 = 6,
+  BOOL = 7, STRING = 8, ARRAY = 9, U64 = 10, I64 = 11, F64 = 12,
 };
 
 struct Value {
@@ -77,8 +77,8 @@ class Container {
   uint64_t header_size_ = 0;
   std::vector<Value> values_;
   std::vector<TensorInfo> tensors_;
-  std::unordered_map<std::string_view, size_t> value_index_;
-  std::unordered_map<std::string_view, size_t> tensor_index_;
+  std::vector<size_t> value_order_;   // values_ by key
+  std::vector<size_t> tensor_order_;  // tensors_ by name
 };
 
 }  // namespace rkllm
