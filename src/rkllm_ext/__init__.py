@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An open implementation of Rockchip's RKLLM SDK: convert, quantize and run language models.
+
+Names are resolved when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rkllm_ext import errors
+    from rkllm_ext._rkllm import Tokenizer
+    from rkllm_ext.convert import convert
+    from rkllm_ext.errors import (
+        AbortedError,
+        BusyError,
+        ContextFullError,
+        InvalidArgumentError,
+        ModelFileError,
+        OutOfMemoryError,
+        RKLLMError,
+        UnsupportedModelError,
+    )
+    from rkllm_ext.llm import LLM, Generation, Info, Perf, Piece, Stream
+
+    __version__: str
+
+__all__ = [
+    "LLM",
+    "AbortedError",
+    "BusyError",
+    "ContextFullError",
+    "Generation",
+    "Info",
+    "InvalidArgumentError",
+    "ModelFileError",
+    "OutOfMemoryError",
+    "Perf",
+    "Piece",
+    "RKLLMError",
+    "Stream",
+    "Tokenizer",
+    "UnsupportedModelError",
+    "__version__",
+    "convert",
+    "errors",
+    "get_include",
+    "library_path",
+]
+
+_MODULES = {
+    "LLM": "llm",
+    "Generation": "llm",
+    "Info": "llm",
+    "Perf": "llm",
+    "Piece": "llm",
+    "Stream": "llm",
+    "Tokenizer": "_rkllm",
+    "convert": "convert",
+    "AbortedError": "errors",
+    "BusyError": "errors",
+    "ContextFullError": "errors",
+    "InvalidArgumentError": "errors",
+    "ModelFileError": "errors",
+    "OutOfMemoryError": "errors",
+    "RKLLMError": "errors",
+    "UnsupportedModelError": "errors",
+}
+_UNBUILT = (
+    "the compiled module rkllm_ext._rkllm is missing: this is an unbuilt source tree. "
+    "Run `pip install .` (or `pip install -e . --no-build-isolation`) in the project's folder"
+)
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("rkllm_ext")
+    elif name == "errors":
+        value = importlib.import_module("rkllm_ext.errors")
+    elif name in _MODULES:
+        try:
+            value = getattr(importlib.import_module(f"rkllm_ext.{_MODULES[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name != "rkllm_ext._rkllm":
+                raise
+            raise ImportError(_UNBUILT) from error
+    else:
+        raise AttributeError(f"module 'rkllm_ext' has no attribute {name!r}")
+    globals()[name] = value  # the next look-up does not come here; also puts the function over the module `convert`
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _built_folder() -> Path:
+    # Of an editable install the compiled parts lie elsewhere than the Python files; the import system knows where.
+    found = importlib.util.find_spec("rkllm_ext._rkllm")
+    if found is None or found.origin is None:
+        raise ImportError(_UNBUILT)
+    return Path(found.origin).parent
+
+
+def get_include() -> str:
+    """Return the folder of rkllm.h and rkllm_ext.h, to compile C and C++ programs with.
+
+    Examples
+    --------
+    >>> sorted(path.name for path in Path(get_include()).iterdir())
+    ['rkllm.h', 'rkllm_ext.h']
+    """
+    return str(_built_folder() / "include")
+
+
+def library_path() -> str:
+    """Return the path of the package's own librkllmrt.so, to link C and C++ programs with.
+
+    Examples
+    --------
+    >>> Path(library_path()).name
+    'librkllmrt.so'
+    """
+    return str(_built_folder() / "librkllmrt.so")

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+# The C side: both public headers. A name of rkllm_ext.h stands for the pointer that _library.h looked up.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "_library.h" nogil:
+    ctypedef void* LLMHandle
+
+    ctypedef enum LLMCallState:
+        RKLLM_RUN_NORMAL
+        RKLLM_RUN_WAITING
+        RKLLM_RUN_FINISH
+        RKLLM_RUN_ERROR
+
+    ctypedef enum RKLLMInputType:
+        RKLLM_INPUT_PROMPT
+        RKLLM_INPUT_TOKEN
+        RKLLM_INPUT_EMBED
+
+    ctypedef enum RKLLMInferMode:
+        RKLLM_INFER_GENERATE
+
+    ctypedef struct RKLLMParam:
+        const char* model_path
+        int32_t max_context_len
+        int32_t max_new_tokens
+        int32_t top_k
+        float top_p
+        float temperature
+        float repeat_penalty
+        float frequency_penalty
+        float presence_penalty
+        int32_t mirostat
+        float mirostat_tau
+        float mirostat_eta
+        bint skip_special_token
+        bint is_async
+        const char* img_start
+        const char* img_end
+        const char* img_content
+
+    ctypedef struct RKLLMLoraAdapter:
+        const char* lora_adapter_path
+        const char* lora_adapter_name
+        float scale
+
+    ctypedef struct RKLLMEmbedInput:
+        float* embed
+        size_t n_tokens
+
+    ctypedef struct RKLLMTokenInput:
+        int32_t* input_ids
+        size_t n_tokens
+
+    ctypedef struct RKLLMInput:
+        RKLLMInputType input_type
+        const char* prompt_input
+        RKLLMEmbedInput embed_input
+        RKLLMTokenInput token_input
+
+    ctypedef struct RKLLMInferParam:
+        RKLLMInferMode mode
+
+    ctypedef struct RKLLMResult:
+        const char* text
+        int32_t token_id
+
+    ctypedef void (*LLMResultCallback)(RKLLMResult* result, void* userdata, LLMCallState state)
+
+    RKLLMParam rkllm_createDefaultParam()
+    int rkllm_init(LLMHandle* handle, RKLLMParam* param, LLMResultCallback callback)
+    int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter* adapter)
+    int rkllm_load_prompt_cache(LLMHandle handle, const char* path)
+    int rkllm_release_prompt_cache(LLMHandle handle)
+    int rkllm_destroy(LLMHandle handle)
+    int rkllm_run_async(LLMHandle handle, RKLLMInput* given, RKLLMInferParam* params, void* userdata)
+    int rkllm_abort(LLMHandle handle)
+    int rkllm_is_running(LLMHandle handle)
+
+    const char* library_file()
+    void library_resolve()
+    int library_is_newer()
+
+    ctypedef struct RKLLMExtError:
+        int32_t code
+        const char* name
+        const char* exception
+        const char* sentence
+
+    ctypedef struct RKLLMExtFormat:
+        const char* name
+        int32_t bits
+        int32_t group
+        int32_t scale_bits
+        int32_t activation_bits
+        int32_t offered
+
+    ctypedef struct RKLLMExtSpecField:
+        const char* type
+        const char* name
+        const char* default_value
+        const char* meaning
+
+    ctypedef struct RKLLMExtInfo:
+        int32_t vocab_size
+        int32_t dim
+        int32_t n_layers
+        int32_t n_heads
+        int32_t n_kv_heads
+        int32_t head_dim
+        int32_t max_context
+        int32_t max_context_len
+        int32_t n_threads
+        int32_t bos_token_id
+        int64_t n_parameters
+        int64_t weight_bytes
+        int64_t file_bytes
+        int64_t kv_bytes
+        double load_ms
+        const char* format
+        const char* isa
+
+    ctypedef struct RKLLMExtPerf:
+        double prefill_ms
+        double generate_ms
+        int32_t prefill_tokens
+        int32_t generate_tokens
+        int32_t finish
+        uint64_t seed
+        const void* input_address
+        double peak_memory_mb
+
+    ctypedef enum RKLLMExtFinish:
+        RKLLM_EXT_FINISH_STOP
+        RKLLM_EXT_FINISH_LENGTH
+        RKLLM_EXT_FINISH_CONTEXT
+        RKLLM_EXT_FINISH_ABORT
+        RKLLM_EXT_FINISH_ERROR
+
+    ctypedef struct RKLLMExtTokenizer:
+        pass
+
+    int RKLLM_EXT_PARSE_SPECIAL
+    int RKLLM_EXT_ADD_BOS
+    int RKLLM_EXT_SKIP_SPECIAL
+
+    ctypedef struct RKLLMExtGGUF:
+        pass
+
+    ctypedef struct RKLLMExtGGUFValue:
+        const char* key
+        uint32_t type
+        uint32_t element
+        uint64_t count
+        const void* data
+        uint64_t n_bytes
+
+    ctypedef struct RKLLMExtGGUFTensor:
+        const char* name
+        uint32_t type
+        uint32_t n_dims
+        uint64_t dims[4]
+        const void* data
+        uint64_t n_bytes
+
+    const char* ext_version "library.rkllm_ext_version"()
+    const char* ext_last_error "library.rkllm_ext_last_error"(LLMHandle handle)
+    int ext_last_error_code "library.rkllm_ext_last_error_code"(LLMHandle handle)
+    int ext_error "library.rkllm_ext_error"(int index, RKLLMExtError* row)
+    int ext_format "library.rkllm_ext_format"(int index, RKLLMExtFormat* row)
+    int ext_spec_field "library.rkllm_ext_spec_field"(int index, RKLLMExtSpecField* row)
+    const char* ext_isa "library.rkllm_ext_isa"(int index)
+    const char* ext_active_isa "library.rkllm_ext_active_isa"()
+    int ext_set_option "library.rkllm_ext_set_option"(LLMHandle handle, const char* name, const char* value)
+    int ext_info "library.rkllm_ext_info"(LLMHandle handle, RKLLMExtInfo* info)
+    const char* ext_metadata "library.rkllm_ext_metadata"(LLMHandle handle, const char* key)
+    int ext_perf "library.rkllm_ext_perf"(LLMHandle handle, RKLLMExtPerf* perf)
+    int ext_logits "library.rkllm_ext_logits"(LLMHandle handle, const RKLLMInput* given, float* out, size_t capacity,
+                                              size_t* n_tokens)
+    int ext_tokenizer_open "library.rkllm_ext_tokenizer_open"(const char* path, RKLLMExtTokenizer** tokenizer)
+    void ext_tokenizer_close "library.rkllm_ext_tokenizer_close"(RKLLMExtTokenizer* tokenizer)
+    RKLLMExtTokenizer* ext_tokenizer "library.rkllm_ext_tokenizer"(LLMHandle handle)
+    int ext_tokenize "library.rkllm_ext_tokenize"(const RKLLMExtTokenizer* tokenizer, const char* text, size_t n_bytes,
+                                                  int flags, int32_t* out, size_t capacity, size_t* count)
+    int ext_detokenize "library.rkllm_ext_detokenize"(const RKLLMExtTokenizer* tokenizer, const int32_t* ids,
+                                                      size_t count, int flags, char* out, size_t capacity,
+                                                      size_t* n_bytes)
+    int32_t ext_vocab_size "library.rkllm_ext_vocab_size"(const RKLLMExtTokenizer* tokenizer)
+    int32_t ext_token_id "library.rkllm_ext_token_id"(const RKLLMExtTokenizer* tokenizer, const char* text)
+    uint64_t ext_packed_size "library.rkllm_ext_packed_size"(const char* format, int64_t rows, int64_t cols)
+    int ext_pack "library.rkllm_ext_pack"(const char* format, int64_t rows, int64_t cols, const void* codes,
+                                          const float* scales, void* out, uint64_t out_bytes)
+    int ext_unpack "library.rkllm_ext_unpack"(const char* format, int64_t rows, int64_t cols, const void* packed,
+                                              uint64_t packed_bytes, float* out)
+    uint64_t ext_checksum "library.rkllm_ext_checksum"(const void* data, uint64_t n_bytes)
+    int ext_matmul "library.rkllm_ext_matmul"(const char* format, int64_t rows, int64_t cols, const void* packed,
+                                              uint64_t packed_bytes, const float* x, int64_t n, int n_threads,
+                                              float* y)
+    int ext_gguf_open "library.rkllm_ext_gguf_open"(const char* path, RKLLMExtGGUF** file)
+    void ext_gguf_close "library.rkllm_ext_gguf_close"(RKLLMExtGGUF* file)
+    int ext_gguf_value "library.rkllm_ext_gguf_value"(const RKLLMExtGGUF* file, uint64_t index, RKLLMExtGGUFValue* row)
+    int ext_gguf_tensor "library.rkllm_ext_gguf_tensor"(const RKLLMExtGGUF* file, uint64_t index,
+                                                        RKLLMExtGGUFTensor* row)

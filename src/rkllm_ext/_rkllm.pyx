@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+# cython: language_level=3, binding=True, embedsignature=False
+"""The binding: Python on top of include/rkllm.h and include/rkllm_ext.h, and on nothing else of the library.
+
+Each part has one noun: the library and its errors, buffers, packing, GGUF files, tokenizers, the callback queue, a model's
+handle, a stream of pieces. numpy is imported only where an array is returned; inputs are any object with the buffer
+protocol.
+"""
+
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+import os
+from collections import namedtuple
+
+from rkllm_ext import errors
+from rkllm_ext.errors import (
+    BusyError,
+    InvalidArgumentError,
+    ModelFileError,
+    OutOfMemoryError,
+    RKLLMError,
+    UnsupportedModelError,
+)
+
+include "_library.pxi"
+include "_buffer.pxi"
+include "_packing.pxi"
+include "_gguf.pxi"
+include "_tokenizer.pxi"
