@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,6 +78,16 @@ _UNBUILT = (
 )
 
 
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing the submodule must not put it over the function of the same name.
+        if name != "convert" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     value: Any
     if name == "__version__":
@@ -93,7 +105,7 @@ def __getattr__(name: str) -> Any:
             raise ImportError(_UNBUILT) from error
     else:
         raise AttributeError(f"module 'rkllm_ext' has no attribute {name!r}")
-    globals()[name] = value  # the next look-up does not come here; also puts the function over the module `convert`
+    globals()[name] = value  # the next look-up does not come here
     return value
 
 
