@@ -15,10 +15,13 @@ import numpy as np
 
 DIM, HEADS, KV_HEADS, FFN, LAYERS, MAX_POSITIONS = 64, 4, 2, 128, 2, 512
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = (
-    "Ġ t|h e|t h|Ġ a|i n|Ġt he|r e|o n|Ġ s|n d|Ġ w|e r|Ġ o|o u|i s|a t|Ġa nd|in g|e n|Ġ b|i t|o r|Ġ c|e s|Ġ h|l l|Ġ f|Ġt o"
-    "|Ġ m|a n|Ġ in|e d|Ġo f|a r|Ġ p|l e|Ġ is|Ġ y|Ġy ou|Ġt h|Ġth at"
-).split("|")
+# fmt: off
+MERGES = [
+    "Ġ t", "h e", "t h", "Ġ a", "i n", "Ġt he", "r e", "o n", "Ġ s", "n d", "Ġ w", "e r", "Ġ o", "o u", "i s", "a t",
+    "Ġa nd", "in g", "e n", "Ġ b", "i t", "o r", "Ġ c", "e s", "Ġ h", "l l", "Ġ f", "Ġt o", "Ġ m", "a n", "Ġ in",
+    "e d", "Ġo f", "a r", "Ġ p", "l e", "Ġ is", "Ġ y", "Ġy ou", "Ġt h", "Ġth at",
+]
+# fmt: on
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
