@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source model: its configuration and its tensors, loaded one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelFileError
+
+Float32 = NDArray[np.float32]
+Q4_0 = tuple[NDArray[np.uint8], NDArray[np.float16]]
+
+_CHUNK = 1 << 20
+
+
+class TensorSource(Protocol):
+    """What a file format offers; `Checkpoint` documents the calls."""
+
+    def names(self) -> list[str]: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def dtype(self, name: str) -> str: ...
+    def load(self, name: str) -> Float32: ...
+    def load_q4_0(self, name: str) -> Q4_0 | None: ...
+    def close(self) -> None: ...
+
+
+class Checkpoint:
+    """A source model that is open for reading; a context manager.
+
+    Attributes
+    ----------
+    path : Path
+        The directory or file that was opened.
+    kind : str
+        "huggingface" or "gguf".
+    config : dict
+        The content of config.json, or the key/values of the GGUF file.
+    files : dict
+        The source files that decide the result of a conversion: name to path.
+    """
+
+    def __init__(
+        self, path: Path, kind: str, config: dict[str, Any], tensors: TensorSource, files: dict[str, Path]
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.config = config
+        self.files = files
+        self._tensors = tensors
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Return the names of all tensors, in file order."""
+        return self._tensors.names()
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of all source files: what `fingerprint` reads."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, slowest dimension first ([rows, cols] of a matrix).
+
+        Raises
+        ------
+        ModelFileError
+            The checkpoint has no such tensor.
+        """
+        return self._tensors.shape(name)
+
+    def dtype(self, name: str) -> str:
+        """Return the type a tensor is stored in, as its format spells it ("BF16", "Q4_0")."""
+        return self._tensors.dtype(name)
+
+    def load(self, name: str) -> Float32:
+        """Read one tensor as a float32 array of its shape; the caller owns it.
+
+        Raises
+        ------
+        ModelFileError
+            The tensor is absent, of a type that is not a number format for weights, or the file was cut since opening.
+        """
+        return self._tensors.load(name)
+
+    def load_q4_0(self, name: str) -> Q4_0 | None:
+        """Read a matrix stored as GGUF Q4_0 without dequantizing it.
+
+        Returns
+        -------
+        codes : uint8 [rows, cols]
+            0 ... 15; a weight is `scale * (code - 8)`.
+        scales : float16 [rows, cols / 32]
+            Returned together as a tuple; None for any tensor that is not a Q4_0 matrix.
+        """
+        return self._tensors.load_q4_0(name)
+
+    def fingerprint(self, progress: Callable[[int], None] | None = None) -> str:
+        """Return the SHA-256, hexadecimal, over names, sizes and contents of the source files.
+
+        Where the directory lies does not count, nor what a GGUF file is called. `progress` receives the number of
+        bytes of each step; all steps add up to `total_bytes`.
+
+        Raises
+        ------
+        ModelFileError
+            A file changed its size while it was read.
+        """
+        digest = hashlib.sha256()
+        for name, path in sorted(self.files.items()):
+            expected = path.stat().st_size
+            digest.update(name.encode() + b"\0" + expected.to_bytes(8, "little"))
+            found = 0
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    found += len(chunk)
+                    if progress:
+                        progress(len(chunk))
+            if found != expected:
+                raise ModelFileError(f"{path}: had {expected} bytes, then {found}: it changed while it was read")
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Release the files. Arrays that were loaded stay valid."""
+        self._tensors.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of a GGUF file, mapped and validated by the engine, dequantized by the `gguf` package."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelFileError
+from .checkpoint import Q4_0, Float32
+
+_PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+_Q4_0_BLOCK, _Q4_0_BYTES = 32, 18
+
+
+class GGUFTensors:
+    """The tensors of an open GGUF file, whose mapping this object owns."""
+
+    def __init__(self, path: Path) -> None:
+        from .._rkllm import GGUFFile
+
+        self._path = path
+        self._file = GGUFFile(str(path))
+        self._tensors = self._file.tensors
+        self.values: dict[str, Any] = dict(self._file.values)
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(reversed(self._tensor(name).dims))
+
+    def dtype(self, name: str) -> str:
+        from gguf import GGMLQuantizationType
+
+        number = self._tensor(name).type
+        try:
+            return GGMLQuantizationType(number).name
+        except ValueError:
+            raise ModelFileError(
+                f"{self._path}: tensor '{name}' is of type {number}, which the installed gguf package does not know; "
+                "upgrade it"
+            ) from None
+
+    def load(self, name: str) -> Float32:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        shape, dtype = self.shape(name), self.dtype(name)
+        if dtype in _PLAIN:
+            return self._bytes(name).view(_PLAIN[dtype]).astype(np.float32).reshape(shape)
+        rows = self._bytes(name).reshape(math.prod(shape[:-1]), -1)
+        try:
+            values = dequantize(rows, GGMLQuantizationType[dtype])
+        except NotImplementedError:
+            raise ModelFileError(f"{self._path}: tensor '{name}' is of type {dtype}, which holds no weights") from None
+        return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)
+
+    def load_q4_0(self, name: str) -> Q4_0 | None:
+        shape = self.shape(name)
+        if len(shape) != 2 or self.dtype(name) != "Q4_0":
+            return None
+        rows, cols = shape
+        blocks = self._bytes(name).reshape(rows, cols // _Q4_0_BLOCK, _Q4_0_BYTES)
+        scales = blocks[:, :, :2].copy().view("<f2").astype(np.float16, copy=False)
+        # A block is its scale and 16 bytes: the low nibbles are elements 0 ... 15, the high ones 16 ... 31.
+        codes = np.concatenate([blocks[:, :, 2:] & 15, blocks[:, :, 2:] >> 4], axis=2)
+        return codes.reshape(rows, cols), scales.reshape(rows, cols // _Q4_0_BLOCK)
+
+    def close(self) -> None:
+        self._tensors = {}
+        self._file.close()
+
+    def _tensor(self, name: str) -> Any:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise ModelFileError(f"{self._path}: tensor '{name}' is not in the file") from None
+
+    def _bytes(self, name: str) -> NDArray[np.uint8]:
+        return np.frombuffer(self._tensor(name).data, dtype=np.uint8)
