@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention.h"
+
+#include <cstring>
+
+namespace rkllm {
+
+AttentionScratch::AttentionScratch(const AttentionShape& shape, int max_positions, int n_threads) {
+  const int64_t shared = shape.n_heads / shape.n_kv_heads;
+  scores_size_ = shared * padded(max_positions);
+  mixed_size_ = shared * padded(shape.head_dim);
+  scores_.resize(scores_size_ * n_threads);
+  mixed_.resize(mixed_size_ * n_threads);
+}
+
+namespace {
+
+struct Attention {
+  const AttentionShape& shape;
+  const KvCache& cache;
+  const Kernels& kernels;
+  int layer;
+
+  // All query heads that share a key head, for one position: keys and values are read once for the group.
+  void group(int head, int position, const float* q, float* out, float* scores, float* mixed) const {
+    const int shared = shape.n_heads / shape.n_kv_heads, length = position + 1;
+    const auto matmul = cache.bytes_per_value() == 2 ? kernels.matmul_fp16 : kernels.matmul_fp32;
+    const int64_t score_stride = padded(length), mixed_stride = padded(shape.head_dim);
+
+    MatmulTask task = {};  // scores = q . k
+    task.codes = cache.keys(layer, head);
+    task.code_stride = cache.key_stride();
+    task.k = shape.head_dim;
+    task.n_tokens = shared;
+    task.x = q + int64_t(head) * shared * shape.head_dim;
+    task.x_stride = shape.head_dim;
+    task.y = scores;
+    task.y_stride = score_stride;
+    matmul(task, 0, int(score_stride / 16));
+
+    float sums[256];
+    for (int h = 0; h < shared; h++) sums[h] = kernels.softmax_sum(scores + h * score_stride, 0, length, shape.scale);
+
+    task.codes = cache.values(layer, head);  // mixed = softmax . v
+    task.code_stride = cache.value_stride();
+    task.k = length;
+    task.x = scores;
+    task.x_stride = score_stride;
+    task.y = mixed;
+    task.y_stride = mixed_stride;
+    matmul(task, 0, int(mixed_stride / 16));
+
+    for (int h = 0; h < shared; h++) {
+      kernels.scale(mixed + h * mixed_stride, 1.0f / sums[h], int(mixed_stride));
+      memcpy(out + (int64_t(head) * shared + h) * shape.head_dim, mixed + h * mixed_stride,
+             size_t(shape.head_dim) * sizeof(float));
+    }
+  }
+};
+
+}  // namespace
+
+void attend(const AttentionShape& shape, const KvCache& cache, int layer, int position, int n, const float* q,
+            int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
+            ThreadPool& pool) {
+  const Attention attention = {shape, cache, kernels, layer};
+  pool.run(n * shape.n_kv_heads, [&](int item, int thread) {
+    const int t = n - 1 - item / shape.n_kv_heads;  // the longest first, so that threads end together
+    attention.group(item % shape.n_kv_heads, position + t, q + t * q_stride, out + t * out_stride,
+                    scratch.scores(thread), scratch.mixed(thread));
+  });
+}
+
+}  // namespace rkllm

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Causal attention of new positions over a KV cache that already holds their keys and values.
+#pragma once
+
+#include "kv_cache.h"
+#include "tensor.h"
+#include "thread_pool.h"
+
+namespace rkllm {
+
+struct AttentionShape {
+  int n_heads;
+  int n_kv_heads;
+  int head_dim;
+  float scale;  // on q.k
+};
+
+// Memory for the scores of each thread.
+class AttentionScratch {
+ public:
+  AttentionScratch(const AttentionShape& shape, int max_positions, int n_threads);
+  float* scores(int thread) { return scores_.data() + thread * scores_size_; }
+  float* mixed(int thread) { return mixed_.data() + thread * mixed_size_; }
+
+ private:
+  int64_t scores_size_, mixed_size_;
+  Buffer<float> scores_, mixed_;
+};
+
+// out[t] = softmax(scale * q[t] . k[0 ... position + t]) . v for n rows of [n_heads * head_dim]; rows are stride apart.
+void attend(const AttentionShape& shape, const KvCache& cache, int layer, int position, int n, const float* q,
+            int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
+            ThreadPool& pool);
+
+}  // namespace rkllm

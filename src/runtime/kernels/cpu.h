@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instruction sets this processor (and its operating system) runs.
+#pragma once
+
+#include <cstdint>
+
+namespace rkllm {
+
+enum : uint32_t {
+  CPU_AVX2 = 1,         // AVX2, FMA and F16C
+  CPU_AVX512_VNNI = 2,  // AVX-512 F, BW, VL, DQ and VNNI, besides CPU_AVX2
+};
+
+uint32_t cpu_features();
+
+// Physical cores this process may run on; at least 1.
+int cpu_cores();
+
+}  // namespace rkllm

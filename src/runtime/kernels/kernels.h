@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel table and the plain structs its functions take. Scalar code is the definition; other instruction sets
+// compute the same bits (docs/architecture.md, "The same bits everywhere").
+// This header and what it includes must not define inline functions with external linkage: it is compiled with wide
+// instruction-set flags.
+#pragma once
+
+#include <stdint.h>
+
+namespace rkllm {
+
+// y[t, n] = sum_k x[t, k] * w[n, k] + bias[n] for all tokens t and a range of 16-row tiles of w, laid out as in
+// docs/format.md (a KV cache has the same layout, hence the strides).
+struct MatmulTask {
+  const uint8_t* codes;
+  const uint8_t* scales;   // behind the codes; unused by float kernels
+  int64_t code_stride;     // bytes from one tile of codes to the next
+  int64_t scale_stride;    // bytes from one tile of scales to the next
+  int32_t k;               // columns; padded ones for integer kernels
+  int32_t group;           // columns that share an activation scale; the last group may be shorter
+  int32_t scale_per_group; // 0: one f32 weight scale per row, 1: one f16 weight scale per row and group
+  int32_t n_tokens;
+  const float* bias;       // padded, or nullptr
+  const float* x;          // float kernels: [n_tokens, x_stride]
+  int64_t x_stride;
+  const int8_t* hi;        // integer kernels: [n_tokens, k] the 8-bit value or the high byte of the 16-bit value
+  const int8_t* lo;        // [n_tokens, k] the low, signed byte: value = 256 * hi + lo
+  const float* x_scales;   // [n_tokens, n_groups]
+  const int32_t* hi_sums;  // [n_tokens, n_groups] sums of hi over a group
+  const int32_t* lo_sums;
+  float* y;                // [n_tokens, y_stride], 16 floats written per tile
+  int64_t y_stride;
+};
+
+// Where a quantized row of activations goes; k_padded and group as in MatmulTask. lo and lo_sums only for 16 bits.
+struct QuantizedRow {
+  int32_t k_padded;
+  int32_t group;
+  int8_t* hi;
+  int8_t* lo;
+  float* scales;
+  int32_t* hi_sums;
+  int32_t* lo_sums;
+};
+
+struct Kernels {
+#define KERNEL(type, name, parameters) type(*name) parameters;
+#include "kernels.def"
+#undef KERNEL
+};
+
+// One function per instruction set that is compiled in: overwrite the entries of the table it does better.
+#define ISA(name, arch, flags, features) void use_##name(Kernels& table);
+#include "isa.def"
+#undef ISA
+
+}  // namespace rkllm

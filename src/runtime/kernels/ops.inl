@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels, written once over the vector types of the including file, which defines in an anonymous namespace:
+//   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half exponent(p, n) = p * 2^n
+//   I 16 int32:   isplat iadd to_float
+//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4); kSignedOffset: what prepare_s8 adds
+//   kTokens, kTiles: register blocking of the matmuls
+// The order of every float operation is part of the definition: one multiply-add per column in column order for float
+// weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
+// 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
+// what else is computed beside them.
+
+inline int at_most(int a, int b) { return a < b ? a : b; }
+
+// ---- matrix products ------------------------------------------------------------------------------------------------
+
+inline int32_t four_bytes(const int8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return word;
+}
+
+inline F bias_of(const MatmulTask& task, int tile) { return task.bias ? load(task.bias + 16 * tile) : splat(0.0f); }
+
+struct Fp32 {
+  static constexpr int kBytes = 4;
+  static F weights(const uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
+};
+
+struct Fp16 {
+  static constexpr int kBytes = 2;
+  static F weights(const uint8_t* p) { return load_half(reinterpret_cast<const uint16_t*>(p)); }
+};
+
+template <class Weights, int T, int R>
+void float_block(const MatmulTask& task, int token, int tile) {
+  F acc[T][R];
+  for (int t = 0; t < T; t++)
+    for (int r = 0; r < R; r++) acc[t][r] = splat(0.0f);
+  const uint8_t* w = task.codes + tile * task.code_stride;
+  const float* x = task.x + token * task.x_stride;
+  for (int k = 0; k < task.k; k++) {
+    for (int r = 0; r < R; r++) {
+      const F weight = Weights::weights(w + r * task.code_stride + int64_t(k) * 16 * Weights::kBytes);
+      for (int t = 0; t < T; t++) acc[t][r] = fma(weight, splat(x[t * task.x_stride + k]), acc[t][r]);
+    }
+  }
+  for (int t = 0; t < T; t++)
+    for (int r = 0; r < R; r++)
+      store(task.y + (token + t) * task.y_stride + 16 * (tile + r), add(acc[t][r], bias_of(task, tile + r)));
+}
+
+// Integer weights. Bits is 4 or 8, Bytes 1 (8-bit activations) or 2 (16-bit ones).
+template <int Bits, int Bytes, int T>
+struct GroupSum {
+  I hi[T], lo[T];
+
+  // Start at minus the offset that the stored codes carry, times the sum of the activations.
+  void start(const MatmulTask& task, int token, int group, int n_groups) {
+    constexpr int offset = Bits == 4 ? 8 : kSignedOffset;
+    for (int t = 0; t < T; t++) {
+      const int64_t at = int64_t(token + t) * n_groups + group;
+      hi[t] = isplat(-offset * task.hi_sums[at]);
+      if (Bytes == 2) lo[t] = isplat(-offset * task.lo_sums[at]);
+    }
+  }
+
+  void step(C w, const int8_t* x_hi, const int8_t* x_lo, int64_t stride) {
+    for (int t = 0; t < T; t++) {
+      const int32_t h = four_bytes(x_hi + t * stride);
+      hi[t] = Bits == 4 ? dot_u4(hi[t], w, h) : dot_s8(hi[t], w, h);
+      if (Bytes == 2) {
+        const int32_t l = four_bytes(x_lo + t * stride);
+        lo[t] = Bits == 4 ? dot_u4(lo[t], w, l) : dot_s8(lo[t], w, l);
+      }
+    }
+  }
+
+  F value(int t) const {
+    return Bytes == 2 ? fma(to_float(hi[t]), splat(256.0f), to_float(lo[t])) : to_float(hi[t]);
+  }
+};
+
+template <int Bits, int Bytes, int T, int R>
+void integer_block(const MatmulTask& task, int token, int tile) {
+  const int n_groups = (task.k + task.group - 1) / task.group;
+  F acc[T][R];
+  for (int t = 0; t < T; t++)
+    for (int r = 0; r < R; r++) acc[t][r] = splat(0.0f);
+  const int8_t* x_hi = task.hi + int64_t(token) * task.k;
+  const int8_t* x_lo = Bytes == 2 ? task.lo + int64_t(token) * task.k : nullptr;
+  for (int g = 0; g < n_groups; g++) {
+    const int begin = g * task.group, end = at_most(begin + task.group, task.k);
+    for (int r = 0; r < R; r++) {
+      const uint8_t* w = task.codes + (tile + r) * task.code_stride + int64_t(begin) * 16 * Bits / 8;
+      GroupSum<Bits, Bytes, T> sums;
+      sums.start(task, token, g, n_groups);
+      if (Bits == 4) {
+        for (int k = begin; k < end; k += 8, w += 64) {
+          const C pair = cload(w);
+          sums.step(low(pair), x_hi + k, x_lo + k, task.k);
+          sums.step(high(pair), x_hi + k + 4, x_lo + k + 4, task.k);
+        }
+      } else {
+        for (int k = begin; k < end; k += 4, w += 64) sums.step(prepare_s8(cload(w)), x_hi + k, x_lo + k, task.k);
+      }
+      const uint8_t* scales = task.scales + (tile + r) * task.scale_stride;
+      for (int t = 0; t < T; t++) {
+        F factor = splat(task.x_scales[int64_t(token + t) * n_groups + g]);
+        if (task.scale_per_group) factor = mul(load_half(reinterpret_cast<const uint16_t*>(scales) + 16 * g), factor);
+        acc[t][r] = fma(sums.value(t), factor, acc[t][r]);
+      }
+    }
+  }
+  for (int r = 0; r < R; r++) {
+    const uint8_t* scales = task.scales + (tile + r) * task.scale_stride;
+    for (int t = 0; t < T; t++) {
+      F y = acc[t][r];
+      if (!task.scale_per_group) y = mul(y, load(reinterpret_cast<const float*>(scales)));
+      store(task.y + (token + t) * task.y_stride + 16 * (tile + r), add(y, bias_of(task, tile + r)));
+    }
+  }
+}
+
+// Cover tokens x tiles with blocks of T x R, smaller ones at the edges. Block<T, R>::run computes one.
+template <template <int, int> class Block, int T, int R>
+void tile_strip(const MatmulTask& task, int tile) {
+  int token = 0;
+  for (; token + T <= task.n_tokens; token += T) Block<T, R>::run(task, token, tile);
+  if (T > 4 && token + 4 <= task.n_tokens) Block<(T > 4 ? 4 : 1), R>::run(task, token, tile), token += 4;
+  if (T > 2 && token + 2 <= task.n_tokens) Block<(T > 2 ? 2 : 1), R>::run(task, token, tile), token += 2;
+  for (; token < task.n_tokens; token++) Block<1, R>::run(task, token, tile);
+}
+
+template <template <int, int> class Block, int T, int R>
+void cover(const MatmulTask& task, int tile_begin, int tile_end) {
+  int tile = tile_begin;
+  for (; tile + R <= tile_end; tile += R) tile_strip<Block, T, R>(task, tile);
+  for (; tile < tile_end; tile++) tile_strip<Block, T, 1>(task, tile);
+}
+
+template <int T, int R> struct BlockFp32 {
+  static void run(const MatmulTask& task, int token, int tile) { float_block<Fp32, T, R>(task, token, tile); }
+};
+template <int T, int R> struct BlockFp16 {
+  static void run(const MatmulTask& task, int token, int tile) { float_block<Fp16, T, R>(task, token, tile); }
+};
+template <int T, int R> struct BlockW8A8 {
+  static void run(const MatmulTask& task, int token, int tile) { integer_block<8, 1, T, R>(task, token, tile); }
+};
+template <int T, int R> struct BlockW8A16 {
+  static void run(const MatmulTask& task, int token, int tile) { integer_block<8, 2, T, R>(task, token, tile); }
+};
+template <int T, int R> struct BlockW4A16 {
+  static void run(const MatmulTask& task, int token, int tile) { integer_block<4, 2, T, R>(task, token, tile); }
+};
+
+void matmul_fp32(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover<BlockFp32, kTokens, kTiles>(task, tile_begin, tile_end);
+}
+void matmul_fp16(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover<BlockFp16, kTokens, kTiles>(task, tile_begin, tile_end);
+}
+void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover<BlockW8A8, 2 * kTokens, 1>(task, tile_begin, tile_end);
+}
+void matmul_w8a16(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover<BlockW8A16, kTokens, 1>(task, tile_begin, tile_end);
+}
+void matmul_w4a16(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover<BlockW4A16, kTokens, 1>(task, tile_begin, tile_end);
+}
+
+// ---- activations ----------------------------------------------------------------------------------------------------
+
+// Largest magnitude of x[begin, end); end may cut a vector short, so the tail is read one by one.
+inline float magnitude(const float* x, int begin, int end) {
+  F most = splat(0.0f);
+  int k = begin;
+  for (; k + 16 <= end; k += 16) {
+    const F v = load(x + k);
+    most = max(most, max(v, sub(splat(0.0f), v)));
+  }
+  float result = maximum(most);
+  for (; k < end; k++) {
+    const float a = __builtin_fabsf(x[k]);
+    if (a > result) result = a;
+  }
+  return result;
+}
+
+// Fill integers[0, 16) with x[k, k + 16) * factor rounded to nearest even; columns from k_end on are 0.
+inline void round16(const float* x, int k, int k_end, float factor, int32_t* integers) {
+  float chunk[16];
+  for (int i = 0; i < 16; i++) chunk[i] = k + i < k_end ? x[k + i] : 0.0f;
+  istore(integers, to_int(mul(load(chunk), splat(factor))));
+}
+
+template <int Bytes>
+void quantize(const float* x, int k, const QuantizedRow& out) {
+  constexpr float top = Bytes == 2 ? 32639.0f : 127.0f;  // 127 * 256 + 127: both bytes stay in -128 ... 127
+  int g = 0;
+  for (int begin = 0; begin < out.k_padded; begin += out.group, g++) {
+    const int end = at_most(begin + out.group, out.k_padded);
+    const float most = magnitude(x, begin, at_most(end, k));
+    const float factor = most > 0.0f ? top / most : 0.0f;
+    int32_t hi_sum = 0, lo_sum = 0;
+    for (int at = begin; at < end; at += 16) {
+      int32_t q[16];
+      round16(x, at, at_most(end, k), factor, q);
+      for (int i = 0; i < 16; i++) {
+        const int32_t hi = Bytes == 2 ? (q[i] + 128) >> 8 : q[i];
+        out.hi[at + i] = int8_t(hi);
+        hi_sum += hi;
+        if (Bytes == 2) {
+          const int32_t lo = q[i] - 256 * hi;
+          out.lo[at + i] = int8_t(lo);
+          lo_sum += lo;
+        }
+      }
+    }
+    out.scales[g] = most / top;
+    out.hi_sums[g] = hi_sum;
+    if (Bytes == 2) out.lo_sums[g] = lo_sum;
+  }
+}
+
+void quantize_a8(const float* x, int k, const QuantizedRow& out) { quantize<1>(x, k, out); }
+void quantize_a16(const float* x, int k, const QuantizedRow& out) { quantize<2>(x, k, out); }
+
+// ---- element by element ---------------------------------------------------------------------------------------------
+
+// e^x for x <= 88, relative error below 2e-7; below -87 the result is about 1e-38. Cephes-style: e^x = 2^n * e^r.
+inline F exponential(F x) {
+  x = max(x, splat(-87.0f));
+  const I n = to_int(mul(x, splat(1.44269504f)));
+  const F nf = to_float(n);
+  F r = fma(nf, splat(-0.693359375f), x);
+  r = fma(nf, splat(2.12194440e-4f), r);
+  F p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, mul(r, r), add(r, splat(1.0f)));
+  return exponent(p, n);
+}
+
+// Root-mean-square norm (arXiv:1910.07467): out = x / sqrt(mean(x^2) + eps) * weight, n columns, padded rows.
+void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
+  F squares = splat(0.0f);
+  for (int i = 0; i < n; i += 16) {
+    const F v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  const float scale = 1.0f / __builtin_sqrtf(sum(squares) / float(n) + eps);
+  for (int i = 0; i < n; i += 16) store(out + i, mul(mul(load(x + i), splat(scale)), load(weight + i)));
+}
+
+void add(float* x, const float* y, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, add(load(x + i), load(y + i)));
+}
+
+// gate = silu(gate) * up with silu(v) = v / (1 + e^-v). The clamp keeps e^-v finite.
+void silu_mul(float* gate, const float* up, int n) {
+  for (int i = 0; i < n; i += 16) {
+    const F v = load(gate + i);
+    const F e = exponential(sub(splat(0.0f), max(v, splat(-88.0f))));
+    store(gate + i, mul(div(v, add(splat(1.0f), e)), load(up + i)));
+  }
+}
+
+// Rotary embedding of one head, half-split order (arXiv:2104.09864): x[i], x[i + half] turn by angle i.
+void rotate(float* x, const float* cosines, const float* sines, int half) {
+  for (int i = 0; i < half; i++) {
+    const float a = x[i], b = x[i + half];
+    x[i] = a * cosines[i] - b * sines[i];
+    x[i + half] = b * cosines[i] + a * sines[i];
+  }
+}
+
+// scores[first, last) become e^(scale * (score - greatest)), their 16-aligned surroundings 0; returns the sum.
+float softmax_sum(float* scores, int first, int last, float scale) {
+  const int begin = first / 16 * 16, end = (last + 15) / 16 * 16;
+  float greatest = scores[first];
+  for (int i = first; i < last; i++) greatest = scores[i] > greatest ? scores[i] : greatest;
+  for (int i = begin; i < first; i++) scores[i] = 0.0f;
+  for (int i = last; i < end; i++) scores[i] = 0.0f;
+  F total = splat(0.0f);
+  for (int i = begin; i < end; i += 16) {
+    F p = exponential(mul(sub(load(scores + i), splat(greatest)), splat(scale)));
+    if (i < first || i + 16 > last) {
+      float lanes[16];
+      store(lanes, p);
+      for (int j = 0; j < 16; j++)
+        if (i + j < first || i + j >= last) lanes[j] = 0.0f;
+      p = load(lanes);
+    }
+    store(scores + i, p);
+    total = add(total, p);
+  }
+  return sum(total);
+}
+
+void scale(float* x, float factor, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, mul(load(x + i), splat(factor)));
+}
+
+void to_half(const float* x, uint16_t* out, int n) {
+  for (int i = 0; i < n; i += 16) store_half(out + i, load(x + i));
+}
+
+void from_half(const uint16_t* x, float* out, int n) {
+  for (int i = 0; i < n; i += 16) store(out + i, load_half(x + i));
+}
+
+void fill(Kernels& table) {
+#define KERNEL(type, name, parameters) table.name = name;
+#include "kernels.def"
+#undef KERNEL
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "linear.h"
+
+#include <algorithm>
+
+namespace rkllm {
+namespace {
+
+constexpr int kUngroupedA16 = 128;  // columns that share a 16-bit activation scale when the weights have no groups
+constexpr int kTileStep = 4;        // items are multiples of this many tiles, the widest register block
+constexpr int kItemsPerThread = 8;
+
+int activation_group(const Format& format, int64_t k) {
+  if (format.group) return format.group;
+  return format.activation_bits == 16 ? kUngroupedA16 : int(k);
+}
+
+using Kernel = void (*)(const MatmulTask&, int, int);
+
+Kernel kernel_of(const Format& format, const Kernels& kernels) {
+  if (format.bits == 32) return kernels.matmul_fp32;
+  if (format.bits == 16) return kernels.matmul_fp16;
+  if (format.bits == 4) return kernels.matmul_w4a16;
+  return format.activation_bits == 16 ? kernels.matmul_w8a16 : kernels.matmul_w8a8;
+}
+
+}  // namespace
+
+Activations::Activations(int max_rows, int64_t max_cols) : max_rows_(max_rows), max_cols_(max_cols) {}
+
+void Activations::set(const float* x, int64_t stride, int n, int64_t cols) {
+  x_ = x;
+  stride_ = stride;
+  n_ = n;
+  cols_ = cols;
+  used_ = 0;
+}
+
+Activations::Quantized& Activations::quantize(int bits, int group, int64_t k, const Kernels& kernels,
+                                              ThreadPool& pool) {
+  for (size_t i = 0; i < used_; i++)
+    if (quantized_[i].bits == bits && quantized_[i].group == group) return quantized_[i];
+  if (used_ == quantized_.size()) quantized_.emplace_back();
+  Quantized& q = quantized_[used_++];
+  const int64_t n_groups = (k + group - 1) / group;
+  const auto reserve = [](auto& buffer, int64_t n) {
+    if (buffer.size() < n) buffer.resize(n);
+  };
+  q.bits = bits;
+  q.group = group;
+  const int64_t bytes = int64_t(max_rows_) * (max_cols_ + 31) / 32 * 32, scales = int64_t(max_rows_) * n_groups;
+  reserve(q.hi, std::max(bytes, n_ * k));
+  reserve(q.scales, scales);
+  reserve(q.hi_sums, scales);
+  if (bits == 16) {
+    reserve(q.lo, std::max(bytes, n_ * k));
+    reserve(q.lo_sums, scales);
+  }
+  pool.run(n_, [&](int row, int) {
+    const int64_t at = row * n_groups;
+    QuantizedRow out = {int32_t(k), group, q.hi.data() + row * k, bits == 16 ? q.lo.data() + row * k : nullptr,
+                        q.scales.data() + at, q.hi_sums.data() + at, bits == 16 ? q.lo_sums.data() + at : nullptr};
+    (bits == 16 ? kernels.quantize_a16 : kernels.quantize_a8)(x_ + row * stride_, int(cols_), out);
+  });
+  return q;
+}
+
+void Activations::prepare(const Format& format, const Layout& layout, const Kernels& kernels, ThreadPool& pool,
+                          MatmulTask& task) {
+  task.n_tokens = n_;
+  if (format.is_float()) {
+    task.x = x_;
+    task.x_stride = stride_;
+    return;
+  }
+  const int group = activation_group(format, layout.k);
+  Quantized& q = quantize(format.activation_bits, group, layout.k, kernels, pool);
+  task.group = group;
+  task.hi = q.hi.data();
+  task.lo = q.lo.data();
+  task.x_scales = q.scales.data();
+  task.hi_sums = q.hi_sums.data();
+  task.lo_sums = q.lo_sums.data();
+}
+
+void multiply(Activations& x, const std::vector<Product>& products, const Kernels& kernels, ThreadPool& pool) {
+  struct Part {
+    MatmulTask task;
+    Kernel kernel;
+    int tiles;
+    int first_item;
+  };
+  constexpr size_t kMost = 4;
+  Part parts[kMost];
+  int total_tiles = 0;
+  const size_t count = std::min(products.size(), kMost);
+  for (size_t i = 0; i < count; i++) {
+    const Linear& linear = *products[i].linear;
+    const Layout& layout = linear.weight.layout;
+    MatmulTask task = {};
+    task.codes = linear.weight.packed;
+    task.scales = linear.weight.packed + layout.scale_offset;
+    task.code_stride = layout.code_stride;
+    task.scale_stride = layout.scale_stride;
+    task.k = int32_t(layout.k);
+    task.scale_per_group = linear.weight.format->group != 0;
+    task.bias = linear.bias.data();
+    task.y = products[i].y;
+    task.y_stride = products[i].y_stride;
+    x.prepare(*linear.weight.format, layout, kernels, pool, task);
+    parts[i] = {task, kernel_of(*linear.weight.format, kernels), int(layout.tiles), 0};
+    total_tiles += int(layout.tiles);
+  }
+  // Items of equal size over all parts; sizes depend on the thread count, results do not.
+  const int wanted = std::max(1, total_tiles / (pool.size() * kItemsPerThread));
+  const int step = (wanted + kTileStep - 1) / kTileStep * kTileStep;
+  int items = 0;
+  for (size_t i = 0; i < count; i++) {
+    parts[i].first_item = items;
+    items += (parts[i].tiles + step - 1) / step;
+  }
+  pool.run(items, [&](int item, int) {
+    size_t i = count - 1;
+    while (parts[i].first_item > item) i--;
+    const int begin = (item - parts[i].first_item) * step;
+    parts[i].kernel(parts[i].task, begin, std::min(begin + step, parts[i].tiles));
+  });
+}
+
+}  // namespace rkllm

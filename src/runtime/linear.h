@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linear layers: y = x * w^T + b for rows of activations and a packed weight matrix of any format.
+#pragma once
+
+#include <vector>
+
+#include "kernels/dispatch.h"
+#include "tensor.h"
+#include "thread_pool.h"
+
+namespace rkllm {
+
+struct Linear {
+  Matrix weight;
+  Buffer<float> bias;  // padded; empty: none
+};
+
+// Rows of activations that several layers read, quantized at most once for each kind of activation. The float rows
+// belong to the caller. Used by one thread at a time.
+class Activations {
+ public:
+  Activations(int max_rows, int64_t max_cols);
+
+  // Point at n rows of cols floats, stride apart; forgets earlier quantizations. Rows are padded with zeros.
+  void set(const float* x, int64_t stride, int n, int64_t cols);
+
+  // Fill the activation side of a task for a weight format.
+  void prepare(const Format& format, const Layout& layout, const Kernels& kernels, ThreadPool& pool, MatmulTask& task);
+
+ private:
+  struct Quantized {
+    int bits = 0;
+    int group = 0;
+    Buffer<int8_t> hi, lo;
+    Buffer<float> scales;
+    Buffer<int32_t> hi_sums, lo_sums;
+  };
+  Quantized& quantize(int bits, int group, int64_t k, const Kernels& kernels, ThreadPool& pool);
+
+  int max_rows_;
+  int64_t max_cols_;
+  const float* x_ = nullptr;
+  int64_t stride_ = 0;
+  int n_ = 0;
+  int64_t cols_ = 0;
+  std::vector<Quantized> quantized_;
+  size_t used_ = 0;  // entries of quantized_ that are valid for the current rows
+};
+
+struct Product {
+  const Linear* linear;
+  float* y;  // [n, y_stride]; y_stride a multiple of 16 that holds the padded rows of the weight
+  int64_t y_stride;
+};
+
+// Compute all products of the same activations as one job.
+void multiply(Activations& x, const std::vector<Product>& products, const Kernels& kernels, ThreadPool& pool);
+
+}  // namespace rkllm
