@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration (``config.json`` or GGUF key/values) to a spec and the rotary frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ModelFileError, UnsupportedModelError
+from .rope import scaled_frequencies
+from .spec import Constant, Family, ModelSpec, Shape
+
+Config = Mapping[str, Any]
+_OPTIONAL = ("head_dim", "rope_dim")  # derived when absent
+
+
+def where(kind: str) -> str:
+    """Return what an error calls the configuration."""
+    return "config.json" if kind == "hf" else "the GGUF header"
+
+
+def hf_value(config: Config, family: Family, key: str) -> Any:
+    """Return a configuration's value, or what its absence means for the family."""
+    value = config.get(key)
+    return family.hf_defaults.get(key) if value is None else value
+
+
+def gguf_value(config: Config, key: str) -> Any:
+    """Return a key/value of the file's own architecture, None when absent."""
+    return config.get(f"{config['general.architecture']}.{key}")
+
+
+def read_spec(
+    config: Config, kind: str, family: Family, shapes: Mapping[str, Shape]
+) -> tuple[ModelSpec, Constant]:
+    """Return the spec and the source of the rotary frequencies; arguments and errors as in `arch.resolve`."""
+    _refuse_other_values(config, kind, family)
+    values = _hf_values(config, family) if kind == "hf" else _gguf_values(config, family, shapes)
+    base, scaling = _hf_rope(config, family) if kind == "hf" else _gguf_rope(config)
+    values.setdefault("rope_dim", values["head_dim"])
+    sizes = ModelSpec(values)  # refuses impossible sizes before anything is computed from them
+    frequencies, rope_fields = scaled_frequencies(
+        base, sizes.size("rope_dim"), scaling, sizes.size("max_context"), where(kind)
+    )
+    # llama3 scaling in GGUF files: one factor per frequency
+    divisor = "rope_freqs.weight" if kind == "gguf" and "rope_freqs.weight" in shapes else ""
+    spec = ModelSpec({**sizes, "attn_scale": sizes.size("head_dim") ** -0.5, **rope_fields})
+    return spec, Constant(frequencies, divisor)
+
+
+def _refuse_other_values(config: Config, kind: str, family: Family) -> None:
+    for key, allowed in (family.hf_only if kind == "hf" else family.gguf_only).items():
+        value = hf_value(config, family, key) if kind == "hf" else gguf_value(config, key)
+        if value not in allowed:
+            named = ", ".join(str(item) for item in allowed if item is not None)
+            remedy = f"supported: {named}" if named else "only models without it are supported"
+            raise UnsupportedModelError(
+                f"{where(kind)}: {key} is {value!r}, which is not supported for the {family.name} family; {remedy}"
+            )
+
+
+def _hf_values(config: Config, family: Family) -> dict[str, Any]:
+    found = {field: hf_value(config, family, key) for field, key in family.hf_keys.items()}
+    return _checked(found, family.hf_keys, "hf")
+
+
+def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    found = {field: gguf_value(config, key) for field, key in family.gguf_keys.items()}
+    if found["vocab_size"] is None and shapes.get("token_embd.weight"):
+        found["vocab_size"] = shapes["token_embd.weight"][0]
+    values = _checked(found, family.gguf_keys, "gguf")
+    rope_dim, value_dim = values.get("rope_dim"), gguf_value(config, "attention.value_length")
+    if rope_dim not in (None, values["head_dim"]):
+        raise UnsupportedModelError(
+            f"{where('gguf')}: {rope_dim} of the {values['head_dim']} dimensions of a head are rotated; "
+            f"models of the {family.name} family rotate all"
+        )
+    if value_dim not in (None, values["head_dim"]):
+        raise UnsupportedModelError(
+            f"{where('gguf')}: a key is {values['head_dim']} wide and a value {value_dim}; equal widths are needed"
+        )
+    return values
+
+
+def _checked(found: dict[str, Any], keys: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Return the values that are there, with the sizes that follow from others."""
+    if found["n_kv_heads"] is None:
+        found["n_kv_heads"] = found["n_heads"]
+    missing = [keys[field] for field, value in found.items() if value is None and field not in _OPTIONAL]
+    if missing:
+        raise ModelFileError(f"{where(kind)}: missing: {', '.join(missing)}")
+    for field, value in found.items():
+        fits = isinstance(value, str) if field == "activation" else _is_number(value) or value is None
+        if not fits:
+            raise ModelFileError(f"{where(kind)}: {keys[field]} is {value!r}, which cannot be used")
+    values = {field: value for field, value in found.items() if value is not None}
+    if "head_dim" not in values:
+        dim, n_heads = values["dim"], values["n_heads"]
+        if n_heads < 1 or dim % n_heads:
+            raise ModelFileError(
+                f"{where(kind)}: {n_heads} heads do not divide the width {dim}, and the width of a head is not given"
+            )
+        values["head_dim"] = dim // n_heads
+    return values
+
+
+def _hf_rope(config: Config, family: Family) -> tuple[float, Mapping[str, Any]]:
+    # transformers 5 keeps base and scaling together in rope_parameters
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise ModelFileError(f"{where('hf')}: the rope scaling is {scaling!r}; an object is needed")
+    base = scaling.get("rope_theta", hf_value(config, family, "rope_theta"))
+    return _number(base, "rope_theta", "hf"), scaling
+
+
+def _gguf_rope(config: Config) -> tuple[float, Mapping[str, Any]]:
+    base = gguf_value(config, "rope.freq_base")
+    kind, factor = gguf_value(config, "rope.scaling.type"), gguf_value(config, "rope.scaling.factor")
+    if kind is None and gguf_value(config, "rope.scale_linear") is not None:  # the key's older name
+        kind, factor = "linear", gguf_value(config, "rope.scale_linear")
+    return _number(10000.0 if base is None else base, "rope.freq_base", "gguf"), {"type": kind, "factor": factor}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: Any, key: str, kind: str) -> float:
+    if not _is_number(value):
+        raise ModelFileError(f"{where(kind)}: {key} is {value!r}; a number is needed")
+    return float(value)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a family is made of: the spec of a model, the family as data, and where each tensor comes from.
+
+A source is a small expression over tensors of the checkpoint: it knows the names it needs, the shapes these must have,
+and how to build the canonical tensor from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelFileError, UnsupportedModelError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Load = Callable[[str], Array]
+Value = Union[int, float, str]
+
+# ---- the spec -------------------------------------------------------------------------------------------------------
+
+
+class ModelSpec(Mapping[str, Value]):
+    """The architecture of one model: the fields of ``src/runtime/spec.def`` that its family sets.
+
+    Immutable. Sizes are checked against each other here, names and types against the engine's list in `rows`.
+
+    Raises
+    ------
+    ModelFileError
+        A size is missing or not positive, or two sizes contradict each other.
+    """
+
+    _sizes = "n_layers dim n_heads n_kv_heads head_dim ffn_dim vocab_size max_context rope_dim".split()
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = dict(values)
+        for name in self._sizes:
+            value = self._values.get(name)
+            if not isinstance(value, int) or not 0 < value < 2**31:
+                raise ModelFileError(f"the model's {name} is {value!r}; a whole number from 1 to 2^31 - 1 is needed")
+        for name, value in self._values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ModelFileError(f"the model's {name} is {value}; a finite number is needed")
+        if self.size("n_heads") % self.size("n_kv_heads"):
+            raise ModelFileError(
+                f"the model has {self['n_heads']} query heads, which {self['n_kv_heads']} key heads do not divide"
+            )
+        if self.size("rope_dim") % 2 or self.size("rope_dim") > self.size("head_dim"):
+            raise ModelFileError(
+                f"the model rotates {self['rope_dim']} of {self['head_dim']} dimensions of a head; "
+                "an even number of at most that many is needed"
+            )
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"ModelSpec({self._values})"
+
+    def size(self, name: str) -> int:
+        """Return a size by name: a field, or ``q_dim`` / ``kv_dim`` (width of all query / key heads)."""
+        if name == "q_dim":
+            return self.size("n_heads") * self.size("head_dim")
+        if name == "kv_dim":
+            return self.size("n_kv_heads") * self.size("head_dim")
+        return int(self._values[name])
+
+    def shape(self, sizes: str) -> Shape:
+        """Return the shape that names like ``"q_dim dim"`` stand for."""
+        return tuple(self.size(name) for name in sizes.split())
+
+    def rows(self, fields: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, Value]]:
+        """Return (type, name, value) of each field, in the engine's order.
+
+        Parameters
+        ----------
+        fields
+            The engine's list: name -> (type, whether the field is required).
+
+        Raises
+        ------
+        UnsupportedModelError
+            The engine does not know a field of this spec, or needs one that the spec lacks.
+        """
+        unknown = [name for name in self if name not in fields]
+        missing = [name for name, (_, required) in fields.items() if required and name not in self]
+        if unknown or missing:
+            raise UnsupportedModelError(
+                f"this engine does not fit the model's spec (unknown fields: {', '.join(unknown) or 'none'}; "
+                f"missing fields: {', '.join(missing) or 'none'}); install matching versions"
+            )
+        cast = {"u32": int, "f32": float, "string": str}
+        return [(kind, name, cast[kind](self[name])) for name, (kind, _) in fields.items() if name in self]
+
+
+# ---- where a tensor comes from --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the checkpoint as it is. ``{i}`` in the name stands for the layer."""
+
+    name: str
+    moves_rows_only = True  # so that codes and scales can go through `build` as well as weights
+
+    def at(self, layer: int, spec: ModelSpec) -> Tensor:
+        return Tensor(self.name.format(i=layer))
+
+    def wants(self, shape: Shape) -> dict[str, Shape]:
+        """Return the checkpoint tensors this needs, with their shapes, to build a tensor of `shape`."""
+        return {self.name: shape}
+
+    def build(self, load: Load) -> Array:
+        """Build the tensor out of what `load` returns for the names of `wants`."""
+        return load(self.name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part number `index` of a tensor whose rows are several matrices, one below the other.
+
+    `rows` holds the row count of each part: numbers, or names of sizes of the spec.
+    """
+
+    name: str
+    rows: tuple[int | str, ...]
+    index: int
+    moves_rows_only = True
+
+    def at(self, layer: int, spec: ModelSpec) -> Part:
+        counts = tuple(rows if isinstance(rows, int) else spec.size(rows) for rows in self.rows)
+        return Part(self.name.format(i=layer), counts, self.index)
+
+    def wants(self, shape: Shape) -> dict[str, Shape]:
+        return {self.name: (self._ends()[-1], *shape[1:])}
+
+    def build(self, load: Load) -> Array:
+        ends = self._ends()
+        return load(self.name)[ends[self.index] : ends[self.index + 1]]
+
+    def _ends(self) -> list[int]:
+        ends = [0]
+        for rows in self.rows:
+            ends.append(ends[-1] + int(rows))
+        return ends
+
+
+@dataclass(frozen=True)
+class PlusOne:
+    """A norm stored as its difference from one."""
+
+    source: Source
+    moves_rows_only = False
+
+    def at(self, layer: int, spec: ModelSpec) -> PlusOne:
+        return PlusOne(self.source.at(layer, spec))
+
+    def wants(self, shape: Shape) -> dict[str, Shape]:
+        return self.source.wants(shape)
+
+    def build(self, load: Load) -> Array:
+        return self.source.build(load) + np.float32(1)
+
+
+@dataclass(frozen=True)
+class Deinterleave:
+    """Query or key rows of a GGUF file of the llama kind, put back into half-split rotary order.
+
+    Such files hold the rows of each head as pairs (i, i + half); here the first halves come first again.
+    """
+
+    source: Source
+    heads: int | str
+    moves_rows_only = True
+
+    def at(self, layer: int, spec: ModelSpec) -> Deinterleave:
+        heads = self.heads if isinstance(self.heads, int) else spec.size(self.heads)
+        return Deinterleave(self.source.at(layer, spec), heads)
+
+    def wants(self, shape: Shape) -> dict[str, Shape]:
+        return self.source.wants(shape)
+
+    def build(self, load: Load) -> Array:
+        stored = self.source.build(load)
+        pairs = stored.reshape(int(self.heads), -1, 2, *stored.shape[1:])
+        return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(stored.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """Values known before any tensor is read, divided by the tensor `divisor` where one is named."""
+
+    values: NDArray[np.float32]
+    divisor: str = ""
+    moves_rows_only = False
+
+    def at(self, layer: int, spec: ModelSpec) -> Constant:
+        return self
+
+    def wants(self, shape: Shape) -> dict[str, Shape]:
+        return {self.divisor: shape} if self.divisor else {}
+
+    def build(self, load: Load) -> Array:
+        values: Array = self.values / load(self.divisor) if self.divisor else self.values
+        return values
+
+
+Source = Union[Tensor, Part, PlusOne, Deinterleave, Constant]
+
+# ---- the family -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One canonical tensor of a family.
+
+    `shape` names sizes of the spec. `when` is the configuration key of which the tensor's existence depends ("not "
+    before it turns it round); "" means always. In GGUF files, which have no such keys, the tensor is then optional.
+    `spare` allows a Hugging Face checkpoint to hold the tensor needlessly: a tied head that was saved anyway.
+    """
+
+    shape: str
+    hf: str | Source
+    gguf: str | Source = ""  # "": the canonical name
+    when: str = ""
+    spare: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family as data. Canonical tensor names with ``{i}`` exist once per layer.
+
+    `hf_keys` and `gguf_keys` say which configuration key holds a spec field (GGUF keys without the architecture's
+    prefix); `hf_defaults` what an absent key means; `hf_only` and `gguf_only` which values of a key are supported.
+    """
+
+    name: str
+    hf_types: tuple[str, ...]
+    gguf_types: tuple[str, ...]
+    hf_keys: Mapping[str, str]
+    gguf_keys: Mapping[str, str]
+    tensors: Mapping[str, Slot]
+    hf_defaults: Mapping[str, Any] = field(default_factory=dict)
+    hf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    gguf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()  # patterns of buffers that checkpoints carry and nobody needs
+
+    def but(self, **changes: Any) -> Family:
+        """Return a family like this one with some fields changed.
+
+        A mapping changes the entries it names and keeps the others; the value None removes an entry.
+        """
+        merged = {}
+        for name, change in changes.items():
+            old = getattr(self, name)
+            if isinstance(old, Mapping):
+                change = {key: value for key, value in {**old, **change}.items() if value is not None}
+            merged[name] = change
+        return replace(self, **merged)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Round to nearest, symmetric: the ``normal`` algorithm.
+
+For each row or group, 4 bits: ``scale = w[argmax |w|] / -8`` (with its sign, so that the code 0 is used and one end of
+the codes is met exactly) and ``code = round(w / scale) + 8``; 8 bits: ``scale = max |w| / 127``, ``code =
+round(w / scale)``. Scales that the file keeps as f16 are rounded to it before the codes are computed. Ties go to even.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .._rkllm import Format
+
+_BLOCK = 1 << 22  # weights that are worked on at once, so that intermediate arrays stay small
+_F16_MAX = np.float32(65504)
+
+
+def quantize(weights: NDArray[np.float32], format: Format) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantize a matrix to a format of 4 or 8 bits.
+
+    Parameters
+    ----------
+    weights
+        float32 [rows, cols], finite; the format's group divides cols.
+    format
+        A row of `formats()` with scales.
+
+    Returns
+    -------
+    codes
+        int8 [rows, cols]: 0 ... 15 around 8 for 4 bits, -127 ... 127 for 8 bits.
+    scales
+        float32 [rows, cols / group], or [rows] for formats without groups; representable in the format's scale type.
+        A row or group of zeros has the scale 0.
+    """
+    rows, cols = weights.shape
+    group = format.group or cols
+    codes = np.empty((rows, cols), np.int8)
+    scales = np.empty((rows, cols // group), np.float32)
+    step = max(1, _BLOCK // cols)
+    for start in range(0, rows, step):
+        block = weights[start : start + step].reshape(-1, cols // group, group)
+        scale = _scales(block, format)
+        scales[start : start + step] = scale
+        codes[start : start + step] = _codes(block, scale, format).reshape(-1, cols)
+    return codes, scales if format.group else scales[:, 0]
+
+
+def _scales(block: NDArray[np.float32], format: Format) -> NDArray[np.float32]:
+    if format.bits == 4:
+        largest = np.abs(block).argmax(axis=2)[..., None]
+        scale = np.take_along_axis(block, largest, axis=2)[..., 0] / np.float32(-8)
+    else:
+        scale = np.abs(block).max(axis=2) / np.float32(127)
+    if format.scale_bits == 16:
+        scale = np.clip(scale, -_F16_MAX, _F16_MAX).astype(np.float16).astype(np.float32)
+    return scale
+
+
+def _codes(block: NDArray[np.float32], scale: NDArray[np.float32], format: Format) -> NDArray[np.int8]:
+    divisor = np.where(scale == 0, np.float32(np.inf), scale)  # a scale of zero: every code is that of zero
+    codes = np.rint(block / divisor[..., None])
+    if format.bits == 4:
+        return (np.clip(codes, -8, 7) + 8).astype(np.int8)
+    return np.clip(codes, -127, 127).astype(np.int8)
