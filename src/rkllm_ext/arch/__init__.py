@@ -58,9 +58,7 @@ def find_family(config: Config, kind: str) -> Family:
     )
 
 
-def resolve(
-    config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]
-) -> tuple[ModelSpec, dict[str, Source]]:
+def resolve(config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]) -> tuple[ModelSpec, dict[str, Source]]:
     """Find out what a checkpoint is and where each canonical tensor comes from.
 
     Parameters

@@ -30,9 +30,7 @@ def gguf_value(config: Config, key: str) -> Any:
     return config.get(f"{config['general.architecture']}.{key}")
 
 
-def read_spec(
-    config: Config, kind: str, family: Family, shapes: Mapping[str, Shape]
-) -> tuple[ModelSpec, Constant]:
+def read_spec(config: Config, kind: str, family: Family, shapes: Mapping[str, Shape]) -> tuple[ModelSpec, Constant]:
     """Return the spec and the source of the rotary frequencies; arguments and errors as in `arch.resolve`."""
     _refuse_other_values(config, kind, family)
     values = _hf_values(config, family) if kind == "hf" else _gguf_values(config, family, shapes)

@@ -57,7 +57,9 @@ LLAMA = Family(
         "blk.{i}.attn_q.bias": Slot(
             "q_dim", _ATTENTION + "q_proj.bias", _pairs("attn_q.bias", "n_heads"), when="attention_bias"
         ),
-        "blk.{i}.attn_k.weight": Slot("kv_dim dim", _ATTENTION + "k_proj.weight", _pairs("attn_k.weight", "n_kv_heads")),
+        "blk.{i}.attn_k.weight": Slot(
+            "kv_dim dim", _ATTENTION + "k_proj.weight", _pairs("attn_k.weight", "n_kv_heads")
+        ),
         "blk.{i}.attn_k.bias": Slot(
             "kv_dim", _ATTENTION + "k_proj.bias", _pairs("attn_k.bias", "n_kv_heads"), when="attention_bias"
         ),

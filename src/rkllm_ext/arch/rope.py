@@ -22,8 +22,9 @@ Frequencies = NDArray[np.float32]
 def inverse_frequencies(base: float, dims: int) -> Frequencies:
     """Return ``1 / base**(2i / dims)`` for i in 0 ... dims/2 - 1, radians per position, float32 [dims / 2]."""
     exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
-    powers = np.power(np.float64(base), exponents.astype(np.float64)).astype(np.float32)
-    return np.reciprocal(powers)
+    powers = np.power(np.float64(base), exponents.astype(np.float64))
+    inverse: Frequencies = np.reciprocal(powers.astype(np.float32))
+    return inverse
 
 
 def scaled_frequencies(

@@ -22,6 +22,8 @@ Shape = tuple[int, ...]
 Load = Callable[[str], Array]
 Value = Union[int, float, str]
 
+_SIZES = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "rope_dim", "dim", "ffn_dim", "vocab_size", "max_context")
+
 # ---- the spec -------------------------------------------------------------------------------------------------------
 
 
@@ -36,11 +38,10 @@ class ModelSpec(Mapping[str, Value]):
         A size is missing or not positive, or two sizes contradict each other.
     """
 
-    _sizes = "n_layers dim n_heads n_kv_heads head_dim ffn_dim vocab_size max_context rope_dim".split()
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)
-        for name in self._sizes:
+        for name in _SIZES:
             value = self._values.get(name)
             if not isinstance(value, int) or not 0 < value < 2**31:
                 raise ModelFileError(f"the model's {name} is {value!r}; a whole number from 1 to 2^31 - 1 is needed")
@@ -171,7 +172,8 @@ class PlusOne:
         return self.source.wants(shape)
 
     def build(self, load: Load) -> Array:
-        return self.source.build(load) + np.float32(1)
+        built: Array = self.source.build(load) + np.float32(1)
+        return built
 
 
 @dataclass(frozen=True)

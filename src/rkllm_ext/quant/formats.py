@@ -106,8 +106,10 @@ def check_platform(platform: str, format: str, num_npu_core: int | None) -> int:
     if num_npu_core is None:
         return rules.max_npu_cores
     lowest = min(1, rules.max_npu_cores)
-    if isinstance(num_npu_core, bool) or not isinstance(num_npu_core, int) or not (
-        lowest <= num_npu_core <= rules.max_npu_cores
+    if (
+        isinstance(num_npu_core, bool)
+        or not isinstance(num_npu_core, int)
+        or not (lowest <= num_npu_core <= rules.max_npu_cores)
     ):
         cores = f"{lowest} to {rules.max_npu_cores}" if rules.max_npu_cores else "no NPU"
         raise InvalidArgumentError(f"num_npu_core is {num_npu_core!r}, but {platform} has {cores}")

@@ -52,6 +52,7 @@ def quantize(weights: NDArray[np.float32], format: Format) -> tuple[NDArray[np.i
 
 
 def _scales(block: NDArray[np.float32], format: Format) -> NDArray[np.float32]:
+    scale: NDArray[np.float32]
     if format.bits == 4:
         largest = np.abs(block).argmax(axis=2)[..., None]
         scale = np.take_along_axis(block, largest, axis=2)[..., 0] / np.float32(-8)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a ``.rkllm`` file (docs/format.md) one tensor at a time.
+
+The header is written here, not by the `gguf` package: its writer finds out the element type of an array by itself
+(int32 where the format says u32) and cannot write an empty array, and the bytes must depend on nothing but the content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import _rkllm
+from .errors import InvalidArgumentError, ModelFileError
+
+ALIGNMENT = 64
+Key = tuple[str, str, Any]  # name, type ("u32", "f32", "string", "bool", ... or "[u32]" for an array), value
+
+_VALUE_TYPES = {
+    "u8": (0, "B"),
+    "i8": (1, "b"),
+    "u16": (2, "H"),
+    "i16": (3, "h"),
+    "u32": (4, "I"),
+    "i32": (5, "i"),
+    "f32": (6, "f"),
+    "bool": (7, "?"),
+    "string": (8, ""),
+    "u64": (10, "Q"),
+    "i64": (11, "q"),
+    "f64": (12, "d"),
+}
+_ARRAY = 9
+_TENSOR_TYPES = {"f32": (0, 4), "i8": (24, 1), "i64": (27, 8)}  # GGML type and bytes of an element
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the file: a packed matrix (`format` not ""), or plain float32 numbers (rows 1)."""
+
+    name: str
+    format: str
+    rows: int
+    cols: int
+
+    @property
+    def type(self) -> str:
+        return "i8" if self.format else "f32"
+
+    @property
+    def n_elements(self) -> int:
+        return _rkllm.packed_size(self.format, self.rows, self.cols) if self.format else self.cols
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_elements * _TENSOR_TYPES[self.type][1]
+
+
+class ModelWriter:
+    """A file being written: a context manager.
+
+    It is written under a temporary name beside `path` and renamed at the end, so that `path` is either what it was
+    before or the whole new file. Used by one thread.
+
+    Parameters
+    ----------
+    path
+        Where the file is to be. Its folder must exist; a file that is there is replaced.
+    keys
+        The key/values, without those that follow from the tensors (``general.alignment``, ``rkllm.tensor.*``).
+    entries
+        The tensors, in the order in which `write` will get them.
+
+    Raises
+    ------
+    InvalidArgumentError
+        `path` cannot be written to: it is a folder, or its folder is missing.
+    ModelFileError
+        Writing failed, for example because the disk is full. Nothing is left behind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], keys: Iterable[Key], entries: Sequence[Entry]) -> None:
+        self.path = check_target(path)
+        self._entries = list(entries)
+        self._header, self._offsets = _header(list(keys), self._entries)
+        self._sums: list[int] = []
+        self._temporary = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}.tmp")
+        self._fd = -1
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the whole file, bytes."""
+        return len(self._header) + self._offsets[-1] + 8 * (len(self._entries) + 1)
+
+    def __enter__(self) -> ModelWriter:
+        try:
+            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._reserve()
+            self._put(self._header, 0)
+        except BaseException as error:
+            self._discard()
+            raise self._told(error) from error
+        return self
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write the next tensor's bytes."""
+        entry = self._entries[len(self._sums)]
+        if len(data) != entry.n_bytes:
+            raise InvalidArgumentError(f"{entry.name}: {len(data)} bytes were given, {entry.n_bytes} are needed")
+        try:
+            self._put(data, len(self._header) + self._offsets[len(self._sums)])
+        except OSError as error:
+            raise self._told(error) from error
+        self._sums.append(_rkllm.checksum(data))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._discard()
+            return
+        try:
+            self._finish()
+        except BaseException as failure:
+            self._discard()
+            raise self._told(failure) from failure
+
+    def _finish(self) -> None:
+        if len(self._sums) != len(self._entries):
+            raise InvalidArgumentError(f"{len(self._sums)} of {len(self._entries)} tensors were written")
+        sums = [*self._sums, _rkllm.checksum(self._header)]
+        self._put(struct.pack(f"<{len(sums)}Q", *sums), len(self._header) + self._offsets[-1])
+        os.fsync(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        os.replace(self._temporary, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _reserve(self) -> None:
+        # A disk that is too small is found out now rather than after minutes of quantizing.
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._fd, 0, self.n_bytes)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise
+        os.ftruncate(self._fd, self.n_bytes)
+
+    def _put(self, data: bytes | bytearray | memoryview, position: int) -> None:
+        rest = memoryview(data).cast("B")
+        while rest:
+            written = os.pwrite(self._fd, rest[: 1 << 30], position)
+            rest, position = rest[written:], position + written
+
+    def _discard(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)
+
+    def _told(self, error: BaseException) -> BaseException:
+        if not isinstance(error, OSError) or isinstance(error, ModelFileError):
+            return error
+        advice = f"; {self.n_bytes / 1e6:.1f} MB are needed" if error.errno in _FULL else ""
+        return ModelFileError(f"{self.path}: cannot be written: {error.strerror}{advice}; nothing was changed")
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Return the path if a file can be put there.
+
+    Raises
+    ------
+    InvalidArgumentError
+        It is a folder, or its folder does not exist.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InvalidArgumentError(f"{target}: is a folder; name a file to write, for example {target / 'model.rkllm'}")
+    if not target.parent.is_dir():
+        raise InvalidArgumentError(f"{target}: the folder {target.parent} does not exist; make it first")
+    return target
+
+
+def _header(keys: list[Key], entries: list[Entry]) -> tuple[bytes, list[int]]:
+    """Return the bytes before the data section, and the offset of each tensor in it (the checksums last)."""
+    checksums = len(entries) + 1
+    keys = [
+        *keys,
+        ("general.alignment", "u32", ALIGNMENT),
+        ("rkllm.tensor.format", "[string]", [*(entry.format for entry in entries), ""]),
+        ("rkllm.tensor.rows", "[u32]", [*(entry.rows for entry in entries), 1]),
+        ("rkllm.tensor.cols", "[u32]", [*(entry.cols for entry in entries), checksums]),
+    ]
+    names = [name for name, _, _ in keys]
+    if len(set(names)) != len(names):
+        raise InvalidArgumentError(f"keys are given twice: {sorted({name for name in names if names.count(name) > 1})}")
+    out = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, checksums, len(keys)))
+    for key in keys:
+        out += _packed_key(key)
+    offsets, offset = [], 0
+    tensors = [(entry.name, entry.type, entry.n_elements, entry.n_bytes) for entry in entries]
+    for name, kind, n_elements, n_bytes in [*tensors, ("checksums", "i64", checksums, 8 * checksums)]:
+        out += _packed_text(name) + struct.pack("<IQIQ", 1, n_elements, _TENSOR_TYPES[kind][0], offset)
+        offsets.append(offset)
+        offset += -(-n_bytes // ALIGNMENT) * ALIGNMENT
+    return bytes(out) + bytes(-len(out) % ALIGNMENT), offsets
+
+
+def _packed_key(key: Key) -> bytes:
+    name, kind, value = key
+    element = kind.strip("[]")
+    if element not in _VALUE_TYPES:
+        raise InvalidArgumentError(f"key {name!r}: the type {kind!r} does not exist")
+    number = _VALUE_TYPES[element][0]
+    if kind == element:
+        return _packed_text(name) + struct.pack("<I", number) + _packed_values(name, element, [value])
+    return _packed_text(name) + struct.pack("<IIQ", _ARRAY, number, len(value)) + _packed_values(name, element, value)
+
+
+def _packed_values(name: str, element: str, values: Sequence[Any]) -> bytes:
+    try:
+        if element == "string":
+            return b"".join(map(_packed_text, values))
+        return struct.pack(f"<{len(values)}{_VALUE_TYPES[element][1]}", *values)
+    except (struct.error, OverflowError, AttributeError, TypeError) as error:
+        raise InvalidArgumentError(f"key {name!r}: a value is no {element}: {error}") from error
+
+
+def _packed_text(text: str | bytes) -> bytes:
+    # surrogateescape: text read from a file that was no UTF-8 goes back as the bytes it was
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(raw)) + raw
