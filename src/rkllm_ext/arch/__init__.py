@@ -16,9 +16,9 @@ from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
 from .config import Config, hf_value, read_spec, where
-from .spec import Family, ModelSpec, Shape, Slot, Source, Tensor
+from .spec import Family, Located, ModelSpec, Shape, Slot, Source, Tensor
 
-__all__ = ["Family", "ModelSpec", "Source", "families", "find_family", "resolve"]
+__all__ = ["Family", "Located", "ModelSpec", "Source", "families", "find_family", "resolve"]
 
 _SHOWN = 20  # tensors of each kind that an error lists
 
@@ -58,21 +58,21 @@ def find_family(config: Config, kind: str) -> Family:
     )
 
 
-def resolve(config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]) -> tuple[ModelSpec, dict[str, Source]]:
+def resolve(config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]) -> tuple[ModelSpec, dict[str, Located]]:
     """Find out what a checkpoint is and where each canonical tensor comes from.
 
     Parameters
     ----------
     config
-        The content of ``config.json`` (kind ``"hf"``) or the key/values of a GGUF file (kind ``"gguf"``).
+        The content of ``config.json`` (kind ``"huggingface"``) or the key/values of a GGUF file (kind ``"gguf"``).
     kind
-        ``"hf"`` or ``"gguf"``.
+        ``"huggingface"`` or ``"gguf"``.
     shapes
         Tensor name -> shape as numpy has it (rows first), of every tensor of the checkpoint.
 
     Returns
     -------
-    The spec, and {canonical name: source} in the order in which a model is computed.
+    The spec, and {canonical name: shape and source} in the order in which a model is computed.
 
     Raises
     ------
@@ -85,19 +85,20 @@ def resolve(config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]) -
     spec, rope = read_spec(config, kind, family, shapes)
     if spec.size("n_layers") > len(shapes):
         raise ModelFileError(f"{where(kind)}: {spec['n_layers']} layers, but the checkpoint has {len(shapes)} tensors")
-    sources: dict[str, Source] = {"rope_inv_freq.weight": rope}
+    tensors = {"rope_inv_freq.weight": Located(rope.values.shape, rope)}
     wanted = rope.wants(rope.values.shape)
     spare: set[str] = set()
     for name, slot, source in _slots(family, kind, spec):
-        needs = source.wants(spec.shape(slot.shape))
+        shape = spec.shape(slot.shape)
+        needs = source.wants(shape)
         present = all(each in shapes for each in needs)
         if _is_wanted(slot, config, kind, family, present):
-            sources[name] = source
+            tensors[name] = Located(shape, source)
             wanted.update(needs)
         elif slot.spare:
             spare.update(needs)
     _compare(wanted, {name: shape for name, shape in shapes.items() if name not in spare}, family, kind)
-    return spec, sources
+    return spec, tensors
 
 
 def _types(family: Family, kind: str) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ def _slots(family: Family, kind: str, spec: ModelSpec) -> Iterator[tuple[str, Sl
     plan += [(name, 0) for name in plain[first:]]
     for name, i in plan:
         slot = family.tensors[name]
-        source = slot.hf if kind == "hf" else slot.gguf or name
+        source = slot.hf if kind == "huggingface" else slot.gguf or name
         source = Tensor(source) if isinstance(source, str) else source
         yield name.format(i=i), slot, source.at(i, spec)
 

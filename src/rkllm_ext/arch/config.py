@@ -16,7 +16,7 @@ _OPTIONAL = ("head_dim", "rope_dim")  # derived when absent
 
 def where(kind: str) -> str:
     """Return what an error calls the configuration."""
-    return "config.json" if kind == "hf" else "the GGUF header"
+    return "config.json" if kind == "huggingface" else "the GGUF header"
 
 
 def hf_value(config: Config, family: Family, key: str) -> Any:
@@ -33,8 +33,8 @@ def gguf_value(config: Config, key: str) -> Any:
 def read_spec(config: Config, kind: str, family: Family, shapes: Mapping[str, Shape]) -> tuple[ModelSpec, Constant]:
     """Return the spec and the source of the rotary frequencies; arguments and errors as in `arch.resolve`."""
     _refuse_other_values(config, kind, family)
-    values = _hf_values(config, family) if kind == "hf" else _gguf_values(config, family, shapes)
-    base, scaling = _hf_rope(config, family) if kind == "hf" else _gguf_rope(config)
+    values = _hf_values(config, family) if kind == "huggingface" else _gguf_values(config, family, shapes)
+    base, scaling = _hf_rope(config, family) if kind == "huggingface" else _gguf_rope(config)
     values.setdefault("rope_dim", values["head_dim"])
     sizes = ModelSpec(values)  # refuses impossible sizes before anything is computed from them
     frequencies, rope_fields = scaled_frequencies(
@@ -47,8 +47,8 @@ def read_spec(config: Config, kind: str, family: Family, shapes: Mapping[str, Sh
 
 
 def _refuse_other_values(config: Config, kind: str, family: Family) -> None:
-    for key, allowed in (family.hf_only if kind == "hf" else family.gguf_only).items():
-        value = hf_value(config, family, key) if kind == "hf" else gguf_value(config, key)
+    for key, allowed in (family.hf_only if kind == "huggingface" else family.gguf_only).items():
+        value = hf_value(config, family, key) if kind == "huggingface" else gguf_value(config, key)
         if value not in allowed:
             named = ", ".join(str(item) for item in allowed if item is not None)
             remedy = f"supported: {named}" if named else "only models without it are supported"
@@ -59,7 +59,7 @@ def _refuse_other_values(config: Config, kind: str, family: Family) -> None:
 
 def _hf_values(config: Config, family: Family) -> dict[str, Any]:
     found = {field: hf_value(config, family, key) for field, key in family.hf_keys.items()}
-    return _checked(found, family.hf_keys, "hf")
+    return _checked(found, family.hf_keys, "huggingface")
 
 
 def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _hf_rope(config: Config, family: Family) -> tuple[float, Mapping[str, Any]]:
     if not isinstance(scaling, Mapping):
         raise ModelFileError(f"{where('hf')}: the rope scaling is {scaling!r}; an object is needed")
     base = scaling.get("rope_theta", hf_value(config, family, "rope_theta"))
-    return _number(base, "rope_theta", "hf"), scaling
+    return _number(base, "rope_theta", "huggingface"), scaling
 
 
 def _gguf_rope(config: Config) -> tuple[float, Mapping[str, Any]]:

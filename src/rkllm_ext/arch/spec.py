@@ -221,6 +221,15 @@ class Constant:
 
 Source = Union[Tensor, Part, PlusOne, Deinterleave, Constant]
 
+
+@dataclass(frozen=True)
+class Located:
+    """A canonical tensor of one checkpoint: its shape and where it comes from."""
+
+    shape: Shape
+    source: Source
+
+
 # ---- the family -----------------------------------------------------------------------------------------------------
 
 
