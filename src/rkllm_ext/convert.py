@@ -169,7 +169,9 @@ def _packed(
     if format.scale_bits:
         return _rkllm.pack(format.name, *_ALGORITHMS[algorithm](weights, format)), False
     if format.bits == 16 and weights.size and max(weights.max(), -weights.min()) > _F16_MAX:
-        raise ModelFileError(f"{name}: holds {np.abs(weights).max():g}, but {format.name} ends at {_F16_MAX:g}; use fp32")
+        raise ModelFileError(
+            f"{name}: holds {np.abs(weights).max():g}, but {format.name} ends at {_F16_MAX:g}; use fp32"
+        )
     return _rkllm.pack(format.name, weights), False
 
 

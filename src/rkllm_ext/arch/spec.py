@@ -38,7 +38,6 @@ class ModelSpec(Mapping[str, Value]):
         A size is missing or not positive, or two sizes contradict each other.
     """
 
-
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)
         for name in _SIZES:

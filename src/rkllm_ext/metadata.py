@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The key/values of a ``.rkllm`` file that say what the model is, where it came from and how to talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from . import _rkllm
+from .arch import ModelSpec
+from .errors import ModelFileError
+from .readers import Checkpoint
+from .readers.json_file import read_object
+from .tokenizer import tokenizer_keys
+from .writer import Key
+
+CONTAINER_VERSION = 1
+# Special tokens that end a turn or a text in every model that has them. GGUF files name only one or two of theirs.
+_END_TEXTS = ("<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
+_CONTROL = 3  # tokenizer.ggml.token_type of a special token
+
+
+def model_keys(
+    checkpoint: Checkpoint, spec: ModelSpec, fingerprint: str, *, format: str, algorithm: str, platform: str
+) -> list[Key]:
+    """Return all keys of a converted model except those that follow from its tensors (docs/format.md).
+
+    Raises
+    ------
+    ModelFileError
+        The tokenizer or a side file of the checkpoint is missing or damaged.
+    UnsupportedModelError
+        The tokenizer's kind is not supported, or this engine cannot hold the spec.
+    """
+    fields = {field.name: (field.type, field.default is None) for field in _rkllm.spec_fields()}
+    name, template = model_name(checkpoint), chat_template(checkpoint)
+    return [
+        ("general.architecture", "string", "rkllm"),
+        ("general.type", "string", "model"),
+        *([("general.name", "string", name)] if name else []),
+        ("rkllm.version", "u32", CONTAINER_VERSION),
+        ("rkllm.required", "[string]", []),
+        ("rkllm.producer", "string", f"rkllm_ext {_rkllm.version()}"),
+        ("rkllm.source", "string", fingerprint),
+        ("rkllm.format", "string", format),
+        ("rkllm.algorithm", "string", algorithm),
+        ("rkllm.platform", "string", platform),
+        *((f"rkllm.spec.{field}", kind, value) for kind, field, value in spec.rows(fields)),
+        ("rkllm.end_tokens", "[u32]", end_tokens(checkpoint, spec.size("vocab_size"))),
+        *([("tokenizer.chat_template", "string", template)] if template else []),
+        *tokenizer_keys(checkpoint),
+    ]
+
+
+def model_name(checkpoint: Checkpoint) -> str:
+    """Return the name that the model's maker gave it, "" when there is none."""
+    name = checkpoint.config.get("general.name" if checkpoint.kind == "gguf" else "_name_or_path")
+    return name if isinstance(name, str) else ""
+
+
+def chat_template(checkpoint: Checkpoint) -> str:
+    """Return the text of the model's chat template, "" when it has none."""
+    if checkpoint.kind == "gguf":
+        return _template_text(checkpoint.config.get("tokenizer.chat_template"))
+    if "chat_template.jinja" in checkpoint.files:
+        path = checkpoint.files["chat_template.jinja"]
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelFileError(f"{path}: cannot be read: {error}") from error
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        text = _template_text(_side_file(checkpoint, name).get("chat_template"))
+        if text:
+            return text
+    return ""
+
+
+def end_tokens(checkpoint: Checkpoint, vocab_size: int) -> list[int]:
+    """Return the ids that end an answer, ascending.
+
+    Raises
+    ------
+    ModelFileError
+        An id lies outside the vocabulary.
+    """
+    config = checkpoint.config
+    if checkpoint.kind == "gguf":
+        named = [config.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+        tokens, types = config.get("tokenizer.ggml.tokens"), config.get("tokenizer.ggml.token_type")
+        named.append(_ends_by_text(tokens, types) if tokens is not None and types is not None else None)
+    else:
+        named = [_side_file(checkpoint, "generation_config.json").get("eos_token_id"), config.get("eos_token_id")]
+    ids = sorted({each for item in named for each in (item if isinstance(item, list) else [item]) if each is not None})
+    wrong = [each for each in ids if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < vocab_size]
+    if wrong:
+        raise ModelFileError(f"the end token {wrong[0]!r} lies outside the vocabulary of {vocab_size} tokens")
+    return ids
+
+
+def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any]) -> list[int]:
+    pairs = enumerate(zip(tokens, types))
+    return [index for index, (text, kind) in pairs if kind == _CONTROL and text in _END_TEXTS]
+
+
+def _template_text(value: Any) -> str:
+    # Some models have several named templates; the one for plain conversation is called default.
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else ""
+
+
+def _side_file(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    return read_object(checkpoint.files[name]) if name in checkpoint.files else {}
