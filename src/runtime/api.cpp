@@ -1,33 +1,205 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vendor's interface and what rkllm_ext.h adds for a handle. A handle is a slot number with a generation, so that a
-// closed or foreign one is recognised instead of followed.
+// The vendor's interface: init, run, abort, destroy. Behaviour as docs/abi.md states it.
 #include "api.h"
 
-#include <cstring>
+#include <sys/utsname.h>
 
-#include "rkllm_ext.h"
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "handle.h"
+#include "log.h"
+#include "run.h"
 
 namespace rkllm {
 namespace {
+
+constexpr int kDefaultContext = 512;
+constexpr int kLargestAutomaticContext = 4096;
 
 // The last failure of a thread. Plain memory: reporting an error cannot fail.
 thread_local int last_code = 0;
 thread_local char last_sentence[1024] = "";
 
+// A sentence that rkllm_ext_last_error took from a handle.
+thread_local char handle_sentence[1024] = "";
+
+std::string platform() {
+  utsname name = {};
+  uname(&name);
+  return std::string(name.sysname) + " " + name.machine;
+}
+
+void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
+  log(1, 'I', format("rkllm-runtime version: %s, rknpu driver version: none (CPU), platform: %s", RKLLM_EXT_VERSION,
+                     platform().c_str()));
+  log(2, 'I', format("model_path: %s, max_context_len: %d, max_new_tokens: %d, top_k: %d, top_p: %g, temperature: %g, "
+                     "repeat_penalty: %g, frequency_penalty: %g, presence_penalty: %g, skip_special_token: %d, "
+                     "is_async: %d, threads: %d, isa: %s",
+                     p.model_path, runtime.session->max_context(), p.max_new_tokens, p.top_k, p.top_p, p.temperature,
+                     p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.skip_special_token, p.is_async,
+                     runtime.session->n_threads(), active_kernels().isa));
+}
+
+std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback callback) {
+  const auto start = std::chrono::steady_clock::now();
+  need(p.model_path && *p.model_path, "model_path is empty; give the path of a .rkllm file");
+  need(callback, "callback is NULL; rkllm_init needs a function to deliver results to");
+  if (p.mirostat != 0) not_here("mirostat is");
+  kernels();  // a wrong RKLLM_EXT_ISA is reported before a large file is read
+  auto runtime = std::make_unique<Runtime>();
+  runtime->model = open_model(p.model_path);
+  int context = p.max_context_len;
+  if (context == 0) context = std::min(kLargestAutomaticContext, int(runtime->model->spec.max_context));
+  runtime->session = std::make_unique<Session>(runtime->model, context, 0);
+  runtime->callback = callback;
+  runtime->is_async = p.is_async;
+  runtime->skip_special = p.skip_special_token;
+  runtime->tokenizer.tokenizer = runtime->model->tokenizer;
+  Generation& g = runtime->generation;
+  g.sampling = {p.top_k, p.top_p, p.temperature, p.repeat_penalty, p.frequency_penalty, p.presence_penalty};
+  g.max_new_tokens = p.max_new_tokens;
+  check_generation(g);
+  runtime->load_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return runtime;
+}
+
+void check_infer_params(const RKLLMInferParam* params) {
+  if (!params) return;
+  if (params->mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) not_here("the mode RKLLM_INFER_GET_LAST_HIDDEN_LAYER is");
+  if (params->mode != RKLLM_INFER_GENERATE)
+    throw Error(ErrorCode::INVALID_ARGUMENT, format("mode is %d, but there are 0 and 1", int(params->mode)));
+  if (params->lora_params) not_here("running with a LoRA adapter is");
+  if (params->prompt_cache_params && params->prompt_cache_params->save_prompt_cache) not_here("saving a prompt cache is");
+}
+
+int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* params, void* userdata, bool async) {
+  HandleUse use(handle);
+  need(input, "rkllm_input is NULL");
+  check_infer_params(params);
+  RunInput run_input = read_input(*input);
+  auto occupied = std::make_unique<Occupied>(*use);
+  if (!async) return run(*use, *occupied, run_input, userdata);
+  try {
+    std::thread([use = std::move(use), occupied = std::move(occupied), run_input = std::move(run_input),
+                 userdata]() mutable { run(*use, *occupied, run_input, userdata); }).detach();
+  } catch (const std::system_error&) {
+    throw Error(ErrorCode::OUT_OF_MEMORY, "a thread for the run cannot be started");
+  }
+  return 0;
+}
+
 }  // namespace
 
 int keep_error(ErrorCode code, const char* sentence) noexcept {
   last_code = int(code);
-  strncpy(last_sentence, sentence, sizeof last_sentence - 1);
+  if (sentence != last_sentence) strncpy(last_sentence, sentence, sizeof last_sentence - 1);
   return last_code;
 }
 
+const char* kept_sentence() noexcept { return last_sentence; }
+
 }  // namespace rkllm
+
+using namespace rkllm;
 
 extern "C" {
 
-const char* rkllm_ext_last_error(LLMHandle) { return rkllm::last_sentence; }
+RKLLMParam rkllm_createDefaultParam(void) {
+  RKLLMParam p = {};
+  const Sampling sampling;
+  p.max_context_len = kDefaultContext;
+  p.max_new_tokens = -1;
+  p.top_k = sampling.top_k;
+  p.top_p = sampling.top_p;
+  p.temperature = sampling.temperature;
+  p.repeat_penalty = sampling.repeat_penalty;
+  p.frequency_penalty = sampling.frequency_penalty;
+  p.presence_penalty = sampling.presence_penalty;
+  p.mirostat_tau = 5.0f;
+  p.mirostat_eta = 0.1f;
+  p.img_start = p.img_end = p.img_content = "";
+  return p;
+}
 
-int rkllm_ext_last_error_code(LLMHandle) { return rkllm::last_code; }
+int rkllm_init(LLMHandle* handle, RKLLMParam* param, LLMResultCallback callback) {
+  const int code = guard([&] {
+    need(handle, "handle is NULL");
+    *handle = nullptr;
+    need(param, "param is NULL");
+    std::unique_ptr<Runtime> runtime = make_runtime(*param, callback);
+    log_parameters(*param, *runtime);
+    *handle = add_handle(std::move(runtime));
+  });
+  if (code) log(1, 'E', last_sentence);
+  return code;
+}
+
+int rkllm_destroy(LLMHandle handle) {
+  return guard([&] { close_handle(handle); });
+}
+
+int rkllm_run(LLMHandle handle, RKLLMInput* rkllm_input, RKLLMInferParam* rkllm_infer_params, void* userdata) {
+  int run_code = 0;
+  const int code = guard_handle(handle, [&](Runtime& runtime) {
+    run_code = start(handle, rkllm_input, rkllm_infer_params, userdata, runtime.is_async);
+  });
+  return code ? code : run_code;
+}
+
+int rkllm_run_async(LLMHandle handle, RKLLMInput* rkllm_input, RKLLMInferParam* rkllm_infer_params, void* userdata) {
+  return guard_handle(handle,
+                      [&](Runtime&) { start(handle, rkllm_input, rkllm_infer_params, userdata, true); });
+}
+
+int rkllm_abort(LLMHandle handle) {
+  return guard([&] { HandleUse(handle)->session->request_abort(); });
+}
+
+int rkllm_is_running(LLMHandle handle) {
+  bool running = false;
+  guard([&] { running = HandleUse(handle)->busy; });
+  return running ? 0 : 1;
+}
+
+int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter* lora_adapter) {
+  return guard_handle(handle, [&](Runtime&) {
+    need(lora_adapter, "lora_adapter is NULL");
+    not_here("loading a LoRA adapter is");
+  });
+}
+
+int rkllm_load_prompt_cache(LLMHandle handle, const char* prompt_cache_path) {
+  return guard_handle(handle, [&](Runtime&) {
+    need(prompt_cache_path, "prompt_cache_path is NULL");
+    not_here("loading a prompt cache is");
+  });
+}
+
+int rkllm_release_prompt_cache(LLMHandle handle) {
+  return guard_handle(handle, [&](Runtime&) {
+    throw Error(ErrorCode::INVALID_ARGUMENT, "no prompt cache is loaded");
+  });
+}
+
+const char* rkllm_ext_last_error(LLMHandle handle) {
+  if (!handle) return last_sentence;
+  int code = 0;
+  if (guard([&] { HandleUse(handle)->read_error(&code, handle_sentence, sizeof handle_sentence); }))
+    return last_sentence;
+  return handle_sentence;
+}
+
+int rkllm_ext_last_error_code(LLMHandle handle) {
+  if (!handle) return last_code;
+  int code = 0;
+  char sentence[1024];
+  if (guard([&] { HandleUse(handle)->read_error(&code, sentence, sizeof sentence); })) return last_code;
+  return code;
+}
 
 }  // extern "C"

@@ -13,6 +13,19 @@ namespace rkllm {
 // Keep code and sentence for the calling thread and return the code. Never throws.
 int keep_error(ErrorCode code, const char* sentence) noexcept;
 
+// The sentence that keep_error kept last for the calling thread.
+const char* kept_sentence() noexcept;
+
+// Throw Error(INVALID_ARGUMENT) unless the condition holds.
+inline void need(bool condition, const char* sentence) {
+  if (!condition) throw Error(ErrorCode::INVALID_ARGUMENT, sentence);
+}
+
+// "multimodal input is" not supported here.
+[[noreturn]] inline void not_here(const char* what) {
+  throw Error(ErrorCode::UNSUPPORTED_MODEL, std::string(what) + " not supported by this version of rkllm_ext");
+}
+
 // Run body and turn whatever it throws into a return code, keeping the sentence. 0 when it returns.
 template <class Body>
 int guard(Body&& body) noexcept {

@@ -37,10 +37,6 @@ const Format& format_named(const char* name) {
               std::string("the format '") + (name ? name : "(null)") + "' does not exist; there are " + names);
 }
 
-void need(bool condition, const char* sentence) {
-  if (!condition) throw Error(ErrorCode::INVALID_ARGUMENT, sentence);
-}
-
 void need_bytes(const Layout& layout, uint64_t given) {
   if (given != uint64_t(layout.n_bytes))
     throw Error(ErrorCode::INVALID_ARGUMENT,

@@ -83,7 +83,7 @@ void Activations::prepare(const Format& format, const Layout& layout, const Kern
   task.lo_sums = q.lo_sums.data();
 }
 
-void multiply(Activations& x, const std::vector<Product>& products, const Kernels& kernels, ThreadPool& pool) {
+void multiply(Activations& x, std::initializer_list<Product> products, const Kernels& kernels, ThreadPool& pool) {
   struct Part {
     MatmulTask task;
     Kernel kernel;
@@ -95,7 +95,7 @@ void multiply(Activations& x, const std::vector<Product>& products, const Kernel
   int total_tiles = 0;
   const size_t count = std::min(products.size(), kMost);
   for (size_t i = 0; i < count; i++) {
-    const Linear& linear = *products[i].linear;
+    const Linear& linear = *products.begin()[i].linear;
     const Layout& layout = linear.weight.layout;
     MatmulTask task = {};
     task.codes = linear.weight.packed;
@@ -105,8 +105,8 @@ void multiply(Activations& x, const std::vector<Product>& products, const Kernel
     task.k = int32_t(layout.k);
     task.scale_per_group = linear.weight.format->group != 0;
     task.bias = linear.bias.data();
-    task.y = products[i].y;
-    task.y_stride = products[i].y_stride;
+    task.y = products.begin()[i].y;
+    task.y_stride = products.begin()[i].y_stride;
     x.prepare(*linear.weight.format, layout, kernels, pool, task);
     parts[i] = {task, kernel_of(*linear.weight.format, kernels), int(layout.tiles), 0};
     total_tiles += int(layout.tiles);

@@ -2,6 +2,7 @@
 // Linear layers: y = x * w^T + b for rows of activations and a packed weight matrix of any format.
 #pragma once
 
+#include <initializer_list>
 #include <vector>
 
 #include "kernels/dispatch.h"
@@ -54,6 +55,6 @@ struct Product {
 };
 
 // Compute all products of the same activations as one job.
-void multiply(Activations& x, const std::vector<Product>& products, const Kernels& kernels, ThreadPool& pool);
+void multiply(Activations& x, std::initializer_list<Product> products, const Kernels& kernels, ThreadPool& pool);
 
 }  // namespace rkllm

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an LLMHandle stands for. A handle is a slot number with a generation: a closed, foreign or NULL handle is
+// recognised instead of followed, and a handle that is destroyed while it runs lives until its run has ended.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "api.h"
+#include "api_tokenizer.h"
+#include "log.h"
+#include "rkllm_ext.h"
+#include "session.h"
+
+namespace rkllm {
+
+// One loaded model with its session, settings and last results. `busy` is owned by whoever runs; settings are changed
+// only while it is held.
+struct Runtime {
+  std::shared_ptr<const Model> model;
+  std::unique_ptr<Session> session;
+  LLMResultCallback callback = nullptr;
+  bool is_async = false;
+  bool skip_special = false;
+  int add_bos = -1;  // -1: as the tokenizer says
+  Generation generation;
+  bool random_seed = true;
+  double load_ms = 0.0;
+  RKLLMExtTokenizer tokenizer;
+
+  std::atomic<bool> busy{false};
+  RKLLMExtPerf perf = {};
+
+  void keep_error(ErrorCode code, const std::string& sentence);
+  void read_error(int* code, char* sentence, size_t capacity) const;
+
+ private:
+  mutable std::mutex error_mutex_;
+  int error_code_ = 0;
+  std::string error_sentence_;
+};
+
+// Give out a handle. Throws Error(OUT_OF_MEMORY) when all slots are taken.
+LLMHandle add_handle(std::unique_ptr<Runtime> runtime);
+
+// Counts as a user of a handle; the runtime stays as long as one exists.
+class HandleUse {
+ public:
+  // Throws Error(CLOSED) when the handle is not open.
+  explicit HandleUse(LLMHandle handle);
+  HandleUse(HandleUse&& other) noexcept;
+  ~HandleUse();
+  HandleUse(const HandleUse&) = delete;
+  HandleUse& operator=(const HandleUse&) = delete;
+
+  Runtime* operator->() const { return runtime_; }
+  Runtime& operator*() const { return *runtime_; }
+
+ private:
+  friend void close_handle(LLMHandle handle);
+  int slot_;
+  Runtime* runtime_;
+};
+
+// Close a handle: abort its run and wait for it, but not when called by that run's own thread (its callback, or
+// a signal handler that interrupted it); the runtime then goes when the run ends. Async-signal-safe.
+// Throws Error(CLOSED).
+void close_handle(LLMHandle handle);
+
+// guard() for a call on a handle: body gets its runtime, and a failure is kept there as well.
+template <class Body>
+int guard_handle(LLMHandle handle, const Body& body) noexcept {
+  return guard([&] {
+    HandleUse use(handle);
+    const int code = guard([&] { body(*use); });
+    if (!code) return;
+    const std::string sentence = kept_sentence();
+    use->keep_error(ErrorCode(code), sentence);
+    log(1, 'E', sentence);
+    throw Error(ErrorCode(code), sentence);
+  });
+}
+
+// Marks the calling thread as running a handle; see close_handle.
+class RunningThread {
+ public:
+  explicit RunningThread(const Runtime* runtime);
+  ~RunningThread();
+
+ private:
+  const Runtime* previous_;
+};
+
+}  // namespace rkllm

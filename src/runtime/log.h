@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Log lines as the vendor's library prints them: on stderr, or through a hook, under RKLLM_LOG_LEVEL (0 nothing,
+// 1 the stage table after each run, 2 parameters, prompts and tokens as well).
+#pragma once
+
+#include <string>
+
+namespace rkllm {
+
+using LogHook = void (*)(const char* line, void* userdata);
+
+int log_level();
+void set_log_hook(LogHook hook, void* userdata);
+
+// Print "I rkllm: <text>" when the level is at least that; severity is I, W or E.
+void log(int level, char severity, const std::string& text);
+
+}  // namespace rkllm

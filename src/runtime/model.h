@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// A .rkllm model: the tensors of a mapped file under their names, checked against the spec.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "container.h"
+#include "linear.h"
+#include "rope.h"
+#include "spec.h"
+#include "tokenizer/tokenizer.h"
+
+namespace rkllm {
+
+struct Layer {
+  Buffer<float> attn_norm;
+  Linear q, k, v, output;
+  Buffer<float> ffn_norm;
+  Linear gate, up, down;
+};
+
+// Immutable once opened: sessions on any threads share one.
+struct Model {
+  std::shared_ptr<const Container> file;
+  Spec spec;
+  std::string format;  // that was asked for at conversion
+  Matrix embedding;
+  std::vector<Layer> layers;
+  Buffer<float> output_norm;
+  Linear output;  // the embedding when tied
+  Rope rope;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<int32_t> end_tokens;
+  int64_t n_parameters = 0;
+  int64_t weight_bytes = 0;  // that one token reads
+
+  bool is_end(int32_t token) const;
+};
+
+// Open, or share with whoever has the same file open. Throws Error(MODEL_FILE / UNSUPPORTED_MODEL).
+std::shared_ptr<const Model> open_model(const std::string& path);
+
+}  // namespace rkllm
