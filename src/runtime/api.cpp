@@ -128,6 +128,7 @@ RKLLMParam rkllm_createDefaultParam(void) {
 
 int rkllm_init(LLMHandle* handle, RKLLMParam* param, LLMResultCallback callback) {
   const int code = guard([&] {
+    read_log_level();
     need(handle, "handle is NULL");
     *handle = nullptr;
     need(param, "param is NULL");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "log.h"
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -8,15 +9,18 @@
 namespace rkllm {
 namespace {
 
+std::atomic<int> level_now{0};
 std::mutex& hook_mutex = *new std::mutex;
 LogHook active_hook = nullptr;
 void* hook_userdata = nullptr;
 
 }  // namespace
 
-int log_level() {
+int log_level() { return level_now; }
+
+void read_log_level() {
   const char* text = getenv("RKLLM_LOG_LEVEL");
-  return text ? atoi(text) : 0;
+  level_now = text ? atoi(text) : 0;
 }
 
 void set_log_hook(LogHook hook, void* userdata) {

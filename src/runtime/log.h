@@ -9,7 +9,10 @@ namespace rkllm {
 
 using LogHook = void (*)(const char* line, void* userdata);
 
+// The level that read_log_level found in the environment; rkllm_init reads it.
 int log_level();
+void read_log_level();
+
 void set_log_hook(LogHook hook, void* userdata);
 
 // Print "I rkllm: <text>" when the level is at least that; severity is I, W or E.

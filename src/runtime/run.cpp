@@ -82,7 +82,7 @@ class Delivery {
   void token(int32_t id) {
     const std::string text = decoder_.push(id);
     last_ = id;
-    log(2, 'I', format("token %d: %s", id, text.c_str()));
+    if (log_level() >= 2) log(2, 'I', format("token %d: %s", id, text.c_str()));
     send(text, decoder_.pending() ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
   }
 
