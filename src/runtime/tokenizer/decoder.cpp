@@ -9,7 +9,7 @@ namespace {
 
 // Append a run of byte tokens: as text if all of it is text, else every byte as U+FFFD. So does the genuine decoder.
 void append_byte_run(std::string_view run, std::string* text) {
-  if (is_utf8(run)) {
+  if (valid_utf8(run)) {
     text->append(run);
     return;
   }

@@ -116,7 +116,7 @@ void Loader::load_texts() {
     if (types[id] < NORMAL || types[id] > BYTE) {
       fail(format("token %zu has type %lld, 1 to 6 exist", id, static_cast<long long>(types[id])));
     }
-    if (!is_utf8(texts[id])) fail(format("token %zu is not UTF-8", id));
+    if (!valid_utf8(texts[id])) fail(format("token %zu is not UTF-8", id));
     own[id] = (types[id] == NORMAL || types[id] == USER_DEFINED) && !texts[id].empty();
   }
 }

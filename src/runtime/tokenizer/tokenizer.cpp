@@ -67,7 +67,7 @@ bool Tokenizer::add_bos() const { return table_->add_bos; }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special) const {
   std::string repaired;
-  if (!is_utf8(text)) {
+  if (!valid_utf8(text)) {
     append_repaired(text, &repaired);
     text = repaired;
   }
@@ -96,7 +96,7 @@ int32_t Tokenizer::id_of(std::string_view token_text) const {
       if (token.spelling == token_text) return token.id;
     }
   }
-  if (!is_utf8(token_text)) return -1;
+  if (!valid_utf8(token_text)) return -1;
   std::string bytes;
   if (table.model == Model::BYTE_BPE) {
     if (append_unmapped(token_text, &bytes)) return table.find(bytes);

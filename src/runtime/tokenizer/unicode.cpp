@@ -153,7 +153,7 @@ Utf8Step utf8_step(std::string_view bytes) {
   return {Utf8Step::CHARACTER, length};
 }
 
-bool is_utf8(std::string_view bytes) {
+bool valid_utf8(std::string_view bytes) {
   while (!bytes.empty()) {
     const Utf8Step step = utf8_step(bytes);
     if (step.kind != Utf8Step::CHARACTER) return false;

@@ -50,7 +50,7 @@ struct Utf8Step {
 };
 Utf8Step utf8_step(std::string_view bytes);
 
-bool is_utf8(std::string_view bytes);
+bool valid_utf8(std::string_view bytes);
 // Append bytes to out, each broken character replaced by U+FFFD.
 void append_repaired(std::string_view bytes, std::string* out);
 
