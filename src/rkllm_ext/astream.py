@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 class AsyncStream:
     """The pieces of a run for `async for`; made by `LLM.astream`.
 
-    The library's queue tells the event loop through a file descriptor, so there is no thread between the two. Leaving an
-    `async with` block, or `aclose`, aborts a run that lasts and waits for its end; a stream that is dropped or whose task
-    is cancelled aborts it and leaves the waiting to the model's next run. Belongs to the loop of the task that reads it.
+    The library's queue tells the event loop through a file descriptor, so there is no thread between the two. Leaving
+    an `async with` block, or `aclose`, aborts a run that lasts and waits for its end; a stream that is dropped or whose
+    task is cancelled aborts it and leaves the waiting to the model's next run. Belongs to the loop of the task that
+    reads it.
 
     Examples
     --------

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Self
 
+    from ._rkllm import Array
     from .astream import AsyncStream
     from .chat import ChatTemplate
 
-    Input = Union[str, Buffer]
+    Input = Union[str, Array]
 
 __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
 
@@ -30,9 +31,9 @@ __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
 class LLM:
     """A loaded model. A context manager.
 
-    Thread-safety: every method may be called from any thread. One run at a time: a second one is refused with BusyError,
-    it does not wait. `abort` and `close` may be called while another thread is in a run, and end it. A stream is consumed
-    by one thread. A model does not survive a fork.
+    Thread-safety: every method may be called from any thread. One run at a time: a second one is refused with
+    BusyError, it does not wait. `abort` and `close` may be called while another thread is in a run, and end it. One
+    thread consumes a stream. A model does not survive a fork.
 
     Parameters
     ----------
@@ -128,9 +129,9 @@ class LLM:
         Parameters
         ----------
         x : str, int32 [n] or float32 [n, dim]
-            Text, in which special tokens are parsed as such; or token ids; or input embeddings. Arrays are any C-contiguous
-            buffer (numpy, array.array, memoryview); they are used where they lie, without a copy, and must not change
-            before the run has ended.
+            Text, in which special tokens are parsed as such; or token ids; or input embeddings. Arrays are any
+            C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie, without a copy, and must
+            not change before the run has ended.
         **overrides
             max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, seed,
             skip_special_token, ignore_eos: for this run only.
@@ -226,7 +227,7 @@ class LLM:
         """
         return self._handle.tokenize(text, parse_special, add_bos)
 
-    def detokenize(self, ids: Buffer | Sequence[int], *, skip_special: bool = False) -> str:
+    def detokenize(self, ids: Array | Sequence[int], *, skip_special: bool = False) -> str:
         """Return the text of token ids; incomplete characters become U+FFFD.
 
         Raises

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of a model and of one run: their names, and values of the types that the library takes.
 
-Ranges are the library's to judge; here a value only becomes an int, a float, a bool or a text, or an error that names it.
+Ranges are the library's to judge; here a value only becomes an int, a float, a bool or a text, or an error that names
+it.
 """
 
 from __future__ import annotations
