@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rkllm_ext import errors
-    from rkllm_ext._rkllm import Tokenizer
+    from rkllm_ext._rkllm import Piece, Stream, Tokenizer
     from rkllm_ext.convert import convert
     from rkllm_ext.errors import (
         AbortedError,
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         RKLLMError,
         UnsupportedModelError,
     )
-    from rkllm_ext.llm import LLM, Generation, Info, Perf, Piece, Stream
+    from rkllm_ext.llm import LLM
+    from rkllm_ext.results import Generation, Info, Perf
 
     __version__: str
 
@@ -56,11 +57,11 @@ __all__ = [
 
 _MODULES = {
     "LLM": "llm",
-    "Generation": "llm",
-    "Info": "llm",
-    "Perf": "llm",
-    "Piece": "llm",
-    "Stream": "llm",
+    "Generation": "results",
+    "Info": "results",
+    "Perf": "results",
+    "Piece": "_rkllm",
+    "Stream": "_rkllm",
     "Tokenizer": "_rkllm",
     "convert": "convert",
     "AbortedError": "errors",

@@ -31,30 +31,32 @@ cdef Buffer hold(object given, str what):
     try:
         PyObject_GetBuffer(given, &buffer.view, PyBUF_FORMAT | PyBUF_STRIDES)
     except (TypeError, BufferError, ValueError) as error:
-        raise InvalidArgumentError(f"{what} is a {type(given).__name__}, which has no buffer ({error})") from None
+        raise InvalidArgumentError(f"{what} is a {type(given).__name__}, which is no array ({error})") from None
     buffer.held = True
     if not PyBuffer_IsContiguous(&buffer.view, b"C"):
         raise InvalidArgumentError(f"{what} is not C-contiguous; pass numpy.ascontiguousarray(...)")
     return buffer
 
 
-cdef Buffer hold_array(object given, str what, str element, int ndim):
-    # Hold a non-empty array of the given element type and number of dimensions.
+cdef int check_array(Buffer buffer, str what, str element, int ndim) except -1:
+    # Refuse a buffer that is not an array of the given element type and number of dimensions, or that is empty.
     codes, size = ELEMENTS[element]
-    needed = f"a C-contiguous {element} array of {ndim} dimension{'s' if ndim > 1 else ''}"
-    cdef Buffer buffer
-    try:
-        buffer = hold(given, what)
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"{error}; {needed} is needed") from None
     format = "B" if buffer.view.format == NULL else (<bytes>buffer.view.format).decode("latin-1")
     native = format[1:] if format[:1] in ("@", "=", "<") else format
     if len(native) != 1 or native not in codes or buffer.view.itemsize != size:
-        raise InvalidArgumentError(f"{what} has elements '{format}' of {buffer.view.itemsize} bytes; {needed} is needed")
+        raise InvalidArgumentError(
+            f"{what} has elements '{format}' of {buffer.view.itemsize} bytes; {element} is needed")
     if buffer.view.ndim != ndim:
-        raise InvalidArgumentError(f"{what} has {buffer.view.ndim} dimensions; {needed} is needed")
+        raise InvalidArgumentError(f"{what} has {buffer.view.ndim} dimensions; {ndim} is needed")
     if buffer.view.len == 0:
         raise InvalidArgumentError(f"{what} is empty, of shape {shape_of(buffer)}; at least one row is needed")
+    return 0
+
+
+cdef Buffer hold_array(object given, str what, str element, int ndim):
+    # Hold a non-empty array of the given element type and number of dimensions.
+    cdef Buffer buffer = hold(given, what)
+    check_array(buffer, what, element, ndim)
     return buffer
 
 

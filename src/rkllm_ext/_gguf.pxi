@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # GGUF files, mapped and validated by the library.
+import struct
+from collections.abc import Mapping
 from types import MappingProxyType
 
 GGUFTensor = namedtuple("GGUFTensor", "name type dims data")
@@ -16,7 +18,7 @@ cdef dict GGUF_NUMBERS = {
 }
 
 
-cdef class Mapping:
+cdef class Mapped:
     # Owns the mapped file. Every view into it refers to it, so that closing a GGUFFile unmaps nothing that is in use.
     cdef RKLLMExtGGUF* file
 
@@ -27,7 +29,7 @@ cdef class Mapping:
 
 cdef class Region:
     # Read-only bytes of a mapping.
-    cdef Mapping mapping
+    cdef Mapped mapping
     cdef const void* data
     cdef Py_ssize_t size
 
@@ -38,7 +40,7 @@ cdef class Region:
         pass
 
 
-cdef object region_view(Mapping mapping, const void* data, uint64_t size):
+cdef object region_view(Mapped mapping, const void* data, uint64_t size):
     if size == 0:
         return memoryview(b"")
     cdef Region region = Region()
@@ -59,24 +61,46 @@ cdef list gguf_strings(object data, uint64_t count):
     return texts
 
 
-cdef object gguf_value(Mapping mapping, const RKLLMExtGGUFValue* row):
-    data = region_view(mapping, row.data, row.n_bytes)
-    if row.element == GGUF_STRING:
-        texts = gguf_strings(data, row.count)
-        return texts if row.type == GGUF_ARRAY else texts[0]
-    if row.element not in GGUF_NUMBERS:
-        raise ModelFileError(f"key '{text_of(row.key)}' holds elements of type {row.element}, which is not a scalar")
-    element, code = GGUF_NUMBERS[row.element]
-    if row.type != GGUF_ARRAY:
-        import struct
+cdef class ValueRow:
+    # One key/value of a mapped file, not converted yet.
+    cdef Mapped mapping
+    cdef RKLLMExtGGUFValue row
 
-        return struct.unpack_from(code, data)[0]
-    import numpy
+    def value(self):
+        data = region_view(self.mapping, self.row.data, self.row.n_bytes)
+        if self.row.element == GGUF_STRING:
+            texts = gguf_strings(data, self.row.count)
+            return texts if self.row.type == GGUF_ARRAY else texts[0]
+        if self.row.element not in GGUF_NUMBERS:
+            raise ModelFileError(f"key '{text_of(self.row.key)}' holds elements of type {self.row.element}")
+        element, code = GGUF_NUMBERS[self.row.element]
+        if self.row.type != GGUF_ARRAY:
+            return struct.unpack_from(code, data)[0]
+        import numpy
 
-    # A copy: the bytes lie unaligned, and the array may outlive the file.
-    if row.element == GGUF_BOOL:
-        return numpy.frombuffer(data, dtype="u1", count=row.count) != 0
-    return numpy.frombuffer(data, dtype=element, count=row.count).copy()
+        # A copy: the bytes lie unaligned, and the array may outlive the file.
+        if self.row.element == GGUF_BOOL:
+            return numpy.frombuffer(data, dtype="u1", count=self.row.count) != 0
+        return numpy.frombuffer(data, dtype=element, count=self.row.count).copy()
+
+
+class GGUFValues(Mapping):
+    """The key/values of a file. A value is converted when it is asked for: vocabularies are large."""
+
+    def __init__(self, rows):
+        self._rows = rows
+        self._values = {}
+
+    def __getitem__(self, key):
+        if key not in self._values:
+            self._values[key] = self._rows[key].value()
+        return self._values[key]
+
+    def __iter__(self):
+        return iter(self._rows)
+
+    def __len__(self):
+        return len(self._rows)
 
 
 class GGUFFile:
@@ -92,7 +116,7 @@ class GGUFFile:
     ----------
     path : str
     values : mapping of str to int, float, bool, str, list of str or numpy array
-        The key/values in file order. Strings that are not UTF-8 are decoded with surrogateescape.
+        The key/values in file order, each converted when it is asked for. Strings that are not UTF-8 are decoded with surrogateescape.
     tensors : mapping of str to GGUFTensor
         (name, type, dims, data) in file order: the GGML type number, dims fastest first, data a read-only memoryview of
         bytes into the mapping.
@@ -113,10 +137,14 @@ class GGUFFile:
         cdef RKLLMExtGGUFValue value
         cdef RKLLMExtGGUFTensor tensor
         cdef uint64_t index = 0
-        cdef Mapping mapping = open_mapping(path)
-        values = {}
+        cdef Mapped mapping = open_mapping(path)
+        cdef ValueRow row
+        rows = {}
         while ext_gguf_value(mapping.file, index, &value) == 0:
-            values[gguf_name(value.key)] = gguf_value(mapping, &value)
+            row = ValueRow()
+            row.mapping = mapping
+            row.row = value
+            rows[gguf_name(value.key)] = row
             index += 1
         tensors = {}
         index = 0
@@ -126,12 +154,12 @@ class GGUFFile:
             tensors[name] = GGUFTensor(name, tensor.type, dims, region_view(mapping, tensor.data, tensor.n_bytes))
             index += 1
         self.path = os.fsdecode(path)
-        self.values = MappingProxyType(values)
+        self.values = GGUFValues(rows)
         self.tensors = MappingProxyType(tensors)
 
     def close(self):
         """Let go of the file. A second call does nothing."""
-        self.values = MappingProxyType({})
+        self.values = GGUFValues({})
         self.tensors = MappingProxyType({})
 
     def __enter__(self):
@@ -145,9 +173,9 @@ cdef str gguf_name(const char* text):
     return (<bytes>text).decode("utf-8", "surrogateescape")
 
 
-cdef Mapping open_mapping(object path):
+cdef Mapped open_mapping(object path):
     need(<void*>ext_gguf_open, "reading GGUF files")
-    cdef Mapping mapping = Mapping()
+    cdef Mapped mapping = Mapped()
     cdef bytes encoded = path_bytes(path)
     cdef const char* c_path = encoded
     cdef int code

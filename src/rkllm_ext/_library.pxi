@@ -24,7 +24,7 @@ cdef bytes name_bytes(object text, str what):
         raise InvalidArgumentError(f"{what} is a {type(text).__name__}; a str is needed")
     cdef bytes encoded = text.encode("utf-8", "surrogatepass")
     if b"\0" in encoded:
-        raise InvalidArgumentError(f"{what} {text!r} holds a NUL character")
+        raise InvalidArgumentError(f"{what} holds a NUL character")
     return encoded
 
 

@@ -79,10 +79,9 @@ def pack(format, codes, scales=None):
     if row.scale_bits:
         if scales is None:
             raise InvalidArgumentError(f"format {format} has scales; pass one per row{' and group' if row.group else ''}")
-        held_scales = hold(scales, "scales")
         per_row = -(-cols // row.group) if row.group else 1
-        if held_scales.view.itemsize != 4 or (<bytes>held_scales.view.format)[-1:] != b"f":
-            raise InvalidArgumentError("scales have another element type; float32 is needed")
+        held_scales = hold(scales, "scales")
+        check_array(held_scales, "scales", "float32", held_scales.view.ndim)
         if held_scales.view.len != 4 * rows * per_row:
             raise InvalidArgumentError(
                 f"{held_scales.view.len // 4} scales for {rows} rows of {per_row}; {rows * per_row} are needed")

@@ -201,3 +201,25 @@ cdef extern from "_library.h" nogil:
     int ext_gguf_value "library.rkllm_ext_gguf_value"(const RKLLMExtGGUF* file, uint64_t index, RKLLMExtGGUFValue* row)
     int ext_gguf_tensor "library.rkllm_ext_gguf_tensor"(const RKLLMExtGGUF* file, uint64_t index,
                                                         RKLLMExtGGUFTensor* row)
+
+
+cdef extern from "_queue.h" nogil:
+    ctypedef struct queue_side:
+        size_t count
+        int32_t* ids
+        size_t* ends
+        char* text
+
+    ctypedef struct queue:
+        int out_of_memory
+
+    queue* queue_new()
+    void queue_retain(queue* q)
+    void queue_release(queue* q)
+    void queue_put_end(queue* q, int state)
+    void queue_callback(RKLLMResult* result, void* userdata, LLMCallState state)
+    int queue_wait(queue* q, int milliseconds, int only_end)
+    int queue_end(queue* q)
+    queue_side* queue_take(queue* q)
+    void queue_let_run_out(queue* q, int keeping)
+    int queue_event(queue* q)

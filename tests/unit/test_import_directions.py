@@ -31,7 +31,7 @@ PYTHON = {
     "llm": "errors _rkllm astream chat options results",
     "sources": "errors",
     "cli": "errors _rkllm arch chat convert llm progress quant readers results sources",
-    "__init__": "errors _rkllm convert llm",
+    "__init__": "errors _rkllm convert llm results",
 }
 
 # C++: module or folder of src/runtime -> what it is built upon, directly; what those are built upon is allowed as well.

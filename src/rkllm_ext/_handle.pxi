@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: Apache-2.0
+# A loaded model: made, asked, started, closed.
+import atexit
+import weakref
+
+from posix.unistd cimport usleep
+
+cdef enum:
+    PATIENCE_MS = 2000  # how long a foreign library that is idle may owe the end of a run
+
+FINISH_REASONS = {
+    RKLLM_EXT_FINISH_STOP: "stop",
+    RKLLM_EXT_FINISH_LENGTH: "length",
+    RKLLM_EXT_FINISH_CONTEXT: "context",
+    RKLLM_EXT_FINISH_ABORT: "abort",
+    RKLLM_EXT_FINISH_ERROR: "error",
+}
+
+# What a new handle's options are where rkllm_init does not take them.
+cdef dict FIRST_OPTIONS = {"seed": "random", "add_bos": "auto", "ignore_eos": False}
+
+_open_handles = weakref.WeakSet()
+
+
+def _close_all():
+    # The library's threads must be gone before the process takes their data away.
+    for handle in list(_open_handles):
+        handle.close()
+
+
+atexit.register(_close_all)
+
+
+cdef class Job:
+    # One run: what the library reads and writes until the run's FINISH or ERROR. The handle holds it that long, whatever
+    # becomes of the stream.
+    cdef queue* q
+    cdef RKLLMInput given
+    cdef RKLLMInferParam params
+    cdef Buffer buffer
+    cdef bytes prompt
+    cdef bint abandoned  # nobody reads it any more
+    cdef bint aborted
+    cdef bint retired    # the library is idle again, perf and error are taken
+    cdef object error
+    cdef dict perf
+
+    def __cinit__(self):
+        self.q = queue_new()
+        if self.q == NULL:
+            raise OutOfMemoryError("no memory for the queue of a run")
+
+    def __dealloc__(self):
+        if self.q != NULL:
+            queue_release(self.q)
+
+
+cdef bytes option_text(object value):
+    if isinstance(value, bool):
+        return b"1" if value else b"0"
+    return repr(value).encode() if isinstance(value, float) else str(value).encode()
+
+
+cdef class Handle:
+    """A loaded model. Used through `rkllm_ext.LLM`, which checks and documents the settings.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    **settings : int, float or bool
+        Fields of RKLLMParam; the library's defaults serve where none is given.
+    """
+
+    cdef LLMHandle llm
+    cdef Job active      # the run that the library is on, or one whose end nobody has noticed yet
+    cdef dict options    # as they are set in the library now
+    cdef dict last_perf
+    cdef int users       # calls in progress that close() must wait for
+    cdef int dim         # 0: not known
+    cdef int pid
+    cdef bint closing
+    cdef readonly str path
+    cdef object __weakref__
+
+    def __init__(self, path, **settings):
+        cdef RKLLMParam param = rkllm_createDefaultParam()
+        cdef bytes encoded = path_bytes(path)
+        cdef LLMHandle opened = NULL
+        cdef RKLLMExtInfo info
+        cdef int code
+        if self.llm != NULL or self.closing:
+            raise InvalidArgumentError("the model is loaded already")
+        if library_is_newer():
+            raise UnsupportedModelError(
+                f"{library_path()} is of SDK 1.2.0 or later; this module speaks the interface of 1.1.0 - 1.1.4")
+        fill_param(&param, settings)
+        param.model_path = encoded
+        with nogil:
+            code = rkllm_init(&opened, &param, queue_callback)
+        check(code, NULL, "rkllm_init")
+        self.llm = opened
+        self.path = os.fsdecode(path)
+        self.pid = os.getpid()
+        self.options = {**FIRST_OPTIONS, **settings}
+        _open_handles.add(self)
+        if <void*>ext_info != NULL and ext_info(self.llm, &info) == 0:
+            self.dim = info.dim
+
+    def __del__(self):
+        self.close()
+
+    def __reduce__(self):
+        raise TypeError("a loaded model cannot be pickled; pickle its path and load it in the other process")
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    cdef int enter(self) except -1:
+        if self.llm == NULL or self.closing:
+            raise InvalidArgumentError("the model is closed; load it again")
+        if self.pid != os.getpid():
+            raise InvalidArgumentError("the model was loaded by another process; load it after the fork")
+        self.users += 1
+        return 0
+
+    cdef void leave(self) noexcept:
+        self.users -= 1
+
+    cdef int drain(self, Job job) except -1:
+        # Abort a run and wait for its end: at most the step that the library is in.
+        cdef LLMHandle llm = self.llm
+        cdef queue* q = job.q
+        cdef int ended = queue_end(q)
+        cdef int waited = 0
+        queue_let_run_out(q, 0)
+        while not ended:
+            with nogil:
+                rkllm_abort(llm)
+                ended = queue_wait(q, 50, 1)
+            waited += 50
+            if not ended and not is_extended() and waited >= PATIENCE_MS and rkllm_is_running(llm) != 0:
+                # Idle, and still no end: this library does not report an aborted run. Its half of the queue is lost.
+                queue_put_end(q, RKLLM_RUN_FINISH)
+        self.retire(job)
+        return 0
+
+    cdef int retire(self, Job job) except -1:
+        # After the end of a run: wait until the library has left its callback, and take what it says about the run.
+        cdef LLMHandle llm = self.llm
+        cdef int turn = 0
+        # Of a foreign library it is not known what it returns when idle: the wait must not be long.
+        cdef int turns = 1000 if is_extended() else 150
+        if job.retired:
+            return 0
+        while llm != NULL and rkllm_is_running(llm) == 0 and turn < turns:
+            with nogil:
+                usleep(20 if turn < 100 else 1000)
+            turn += 1
+        if job.retired:  # by another thread, meanwhile
+            return 0
+        job.retired = True
+        job.buffer = None
+        if llm != NULL and queue_end(job.q) == RKLLM_RUN_ERROR:
+            job.error = self.run_error()
+        job.perf = self.read_perf()
+        self.last_perf = job.perf
+        if self.active is job:
+            self.active = None
+        return 0
+
+    cdef object run_error(self):
+        if <void*>ext_last_error_code == NULL:
+            return RKLLMError("the run failed; RKLLM_LOG_LEVEL=1 makes the library say more")
+        code = ext_last_error_code(self.llm)
+        row = error_rows().get(code, (RKLLMError, f"the run failed with {code}"))
+        return row[0](text_of(ext_last_error(self.llm)) or row[1])
+
+    cdef dict read_perf(self):
+        cdef RKLLMExtPerf perf
+        if <void*>ext_perf == NULL or self.llm == NULL or ext_perf(self.llm, &perf) != 0:
+            return None
+        return {
+            "prefill_ms": perf.prefill_ms,
+            "generate_ms": perf.generate_ms,
+            "prefill_tokens": perf.prefill_tokens,
+            "generate_tokens": perf.generate_tokens,
+            "finish_reason": FINISH_REASONS.get(perf.finish),
+            "seed": perf.seed,
+            "input_address": None if perf.input_address == NULL else <size_t>perf.input_address,
+            "peak_memory_mb": perf.peak_memory_mb,
+        }
+
+    cdef int settle(self) except -1:
+        # Make the library idle for the next call, or refuse.
+        cdef Job job = self.active
+        if job is None:
+            return 0
+        if queue_end(job.q):
+            self.retire(job)
+        elif job.abandoned:
+            self.drain(job)
+        else:
+            raise BusyError("a run is active on this model; read its stream to the end, close() it or abort() first")
+        return 0
+
+    # ---- runs -------------------------------------------------------------------------------------------------------
+
+    cdef int apply(self, object options) except -1:
+        # Set what differs from what is set.
+        cdef bytes text
+        for name, value in options.items():
+            if self.options.get(name) == value:
+                continue
+            need(<void*>ext_set_option, f"option {name}={value}")
+            text = option_text(value)
+            check(ext_set_option(self.llm, name_bytes(name, "name"), text), self.llm, "rkllm_ext_set_option")
+            self.options[name] = value
+        return 0
+
+    def set_options(self, options):
+        """Set options of later runs, as rkllm_ext_set_option has them."""
+        self.enter()
+        try:
+            self.settle()
+            self.apply(options)
+        finally:
+            self.leave()
+
+    cdef Job job_for(self, object given):
+        # The input as the library takes it: text is copied, arrays are used where they lie.
+        cdef Job job = Job()
+        memset(&job.given, 0, sizeof(RKLLMInput))
+        memset(&job.params, 0, sizeof(RKLLMInferParam))
+        job.params.mode = RKLLM_INFER_GENERATE
+        if isinstance(given, str):
+            job.prompt = name_bytes(given, "the prompt")
+            if not job.prompt:
+                raise InvalidArgumentError("the prompt is empty; at least one character is needed")
+            job.given.input_type = RKLLM_INPUT_PROMPT
+            job.given.prompt_input = job.prompt
+            return job
+        job.buffer = hold_input(given)
+        if job.buffer.view.ndim == 1:
+            job.given.input_type = RKLLM_INPUT_TOKEN
+            job.given.token_input.input_ids = <int32_t*>job.buffer.view.buf
+            job.given.token_input.n_tokens = job.buffer.view.shape[0]
+            return job
+        if self.dim and job.buffer.view.shape[1] != self.dim:
+            raise InvalidArgumentError(
+                f"the embeddings have rows of {job.buffer.view.shape[1]}; the model's dimension is {self.dim}")
+        job.given.input_type = RKLLM_INPUT_EMBED
+        job.given.embed_input.embed = <float*>job.buffer.view.buf
+        job.given.embed_input.n_tokens = job.buffer.view.shape[0]
+        return job
+
+    def start(self, given, options):
+        """Start a run with these options set and return its `Stream`."""
+        cdef Job job
+        cdef LLMHandle llm
+        cdef int code
+        self.enter()
+        try:
+            job = self.job_for(given)
+            self.settle()
+            self.apply(options)
+            llm = self.llm
+            self.active = job  # from here on the handle is busy for other threads
+            queue_retain(job.q)  # the producer's reference, which the end of the run gives back
+            with nogil:
+                code = rkllm_run_async(llm, &job.given, &job.params, job.q)
+            if code != 0:
+                self.active = None
+                queue_release(job.q)
+                raise failure(code, llm, "rkllm_run_async")
+            return new_stream(self, job)
+        finally:
+            self.leave()
+
+    def abort(self):
+        """End the active run before its next token; what it has produced can still be read. From any thread."""
+        cdef Job job = self.active
+        cdef LLMHandle llm = self.llm
+        if job is None or llm == NULL or self.pid != os.getpid() or queue_end(job.q):
+            return
+        job.aborted = True
+        queue_let_run_out(job.q, 1)
+        self.users += 1
+        with nogil:
+            rkllm_abort(llm)
+        self.users -= 1
+
+    @property
+    def is_running(self):
+        """Whether a run is active."""
+        cdef Job job = self.active
+        return job is not None and not queue_end(job.q)
+
+    @property
+    def perf(self):
+        """Figures of the last run that ended, a dict; None before the first, or on a library without them."""
+        cdef Job job = self.active
+        if job is not None and queue_end(job.q) and self.llm != NULL:
+            self.retire(job)
+        return self.last_perf
+
+    def logits(self, given, options):
+        """Return the logits of every position of an input, float32 [n, vocab_size]."""
+        need(<void*>ext_logits, "logits()")
+        cdef Job job
+        cdef Buffer out
+        cdef size_t n = 0
+        cdef int code
+        cdef size_t capacity
+        cdef LLMHandle llm
+        self.enter()
+        try:
+            job = self.job_for(given)
+            self.settle()
+            self.apply(options)
+            llm = self.llm
+            with nogil:
+                code = ext_logits(llm, &job.given, NULL, 0, &n)
+            check(code, llm, "rkllm_ext_logits")
+            array = new_array((n, self.info()["vocab_size"]), "float32")
+            out = writable(array)
+            capacity = out.view.len // 4
+            with nogil:
+                code = ext_logits(llm, &job.given, <float*>out.view.buf, capacity, &n)
+            check(code, llm, "rkllm_ext_logits")
+            return array
+        finally:
+            self.leave()
+
+    # ---- questions --------------------------------------------------------------------------------------------------
+
+    def info(self):
+        """Return facts about the model, a dict with the fields of RKLLMExtInfo."""
+        need(<void*>ext_info, "info")
+        cdef RKLLMExtInfo info
+        cdef dict facts
+        self.enter()
+        try:
+            check(ext_info(self.llm, &info), self.llm, "rkllm_ext_info")
+            facts = info
+        finally:
+            self.leave()
+        facts["format"] = text_of(info.format)
+        facts["isa"] = text_of(info.isa)
+        return facts
+
+    def metadata(self, key):
+        """Return a text key of the model's file, or None."""
+        need(<void*>ext_metadata, "metadata()")
+        self.enter()
+        try:
+            text = ext_metadata(self.llm, name_bytes(key, "key"))
+            return None if text == NULL else text_of(text)
+        finally:
+            self.leave()
+
+    cdef RKLLMExtTokenizer* tokenizer(self) except NULL:
+        need(<void*>ext_tokenizer, "the model's tokenizer")
+        cdef RKLLMExtTokenizer* found = ext_tokenizer(self.llm)
+        if found == NULL:
+            raise failure(ext_last_error_code(NULL), self.llm, "rkllm_ext_tokenizer")
+        return found
+
+    def tokenize(self, text, parse_special=True, add_bos=False):
+        """Return the ids of a text, int32 [n], as `Tokenizer.encode`."""
+        self.enter()
+        try:
+            return encode_text(self.tokenizer(), text, parse_special, add_bos)
+        finally:
+            self.leave()
+
+    def detokenize(self, ids, skip_special=False):
+        """Return the text of ids, as `Tokenizer.decode`."""
+        self.enter()
+        try:
+            return decode_ids(self.tokenizer(), ids, skip_special)
+        finally:
+            self.leave()
+
+    # ---- adapters and prompt states ---------------------------------------------------------------------------------
+
+    def load_lora(self, path, name, scale=1.0):
+        """Load a LoRA adapter beside the model."""
+        cdef RKLLMLoraAdapter adapter
+        cdef bytes encoded = path_bytes(path)
+        cdef bytes encoded_name = name_bytes(name, "name")
+        cdef LLMHandle llm
+        cdef int code
+        self.enter()
+        try:
+            self.settle()
+            llm = self.llm
+            adapter.lora_adapter_path = encoded
+            adapter.lora_adapter_name = encoded_name
+            adapter.scale = scale
+            with nogil:
+                code = rkllm_load_lora(llm, &adapter)
+            check(code, llm, "rkllm_load_lora")
+        finally:
+            self.leave()
+
+    def load_prompt_cache(self, path):
+        """Load a saved prompt state."""
+        cdef bytes encoded = path_bytes(path)
+        cdef const char* c_path = encoded
+        cdef LLMHandle llm
+        cdef int code
+        self.enter()
+        try:
+            self.settle()
+            llm = self.llm
+            with nogil:
+                code = rkllm_load_prompt_cache(llm, c_path)
+            check(code, llm, "rkllm_load_prompt_cache")
+        finally:
+            self.leave()
+
+    def release_prompt_cache(self):
+        """Forget the loaded prompt state."""
+        self.enter()
+        try:
+            self.settle()
+            check(rkllm_release_prompt_cache(self.llm), self.llm, "rkllm_release_prompt_cache")
+        finally:
+            self.leave()
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self):
+        """End the model; an active run is aborted first. A second call does nothing."""
+        cdef LLMHandle llm = self.llm
+        cdef Job job = self.active
+        cdef int code
+        if llm == NULL or self.closing:
+            return
+        self.closing = True
+        if self.pid != os.getpid():  # a fork: the threads that the model needs are in the other process
+            self.llm = NULL
+            return
+        if job is not None:
+            job.aborted = True
+            self.drain(job)
+        while self.users > 0:
+            with nogil:
+                usleep(1000)
+        self.llm = NULL
+        with nogil:
+            code = rkllm_destroy(llm)
+        check(code, NULL, "rkllm_destroy")
+
+
+cdef Buffer hold_input(object given):
+    # Token ids or embeddings, told apart by their number of dimensions.
+    cdef Buffer buffer
+    try:
+        buffer = hold(given, "the input")
+        if buffer.view.ndim == 2:
+            check_array(buffer, "the input", "float32", 2)
+        else:
+            check_array(buffer, "the input", "int32", 1)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(
+            f"{error}; an input is a str, int32 [n] token ids or float32 [n, dim] embeddings") from None
+    return buffer
+
+
+cdef int fill_param(RKLLMParam* param, dict settings) except -1:
+    # The settings of LLM(...) that are fields of RKLLMParam.
+    param.max_context_len = settings.get("max_context_len", param.max_context_len)
+    param.max_new_tokens = settings.get("max_new_tokens", param.max_new_tokens)
+    param.top_k = settings.get("top_k", param.top_k)
+    param.top_p = settings.get("top_p", param.top_p)
+    param.temperature = settings.get("temperature", param.temperature)
+    param.repeat_penalty = settings.get("repeat_penalty", param.repeat_penalty)
+    param.frequency_penalty = settings.get("frequency_penalty", param.frequency_penalty)
+    param.presence_penalty = settings.get("presence_penalty", param.presence_penalty)
+    param.mirostat = settings.get("mirostat", param.mirostat)
+    param.mirostat_tau = settings.get("mirostat_tau", param.mirostat_tau)
+    param.mirostat_eta = settings.get("mirostat_eta", param.mirostat_eta)
+    param.skip_special_token = settings.get("skip_special_token", param.skip_special_token)
+    param.is_async = False
+    return 0

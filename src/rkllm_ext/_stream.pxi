@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+# A run as its consumer sees it: pieces of text as they come.
+from cpython.exc cimport PyErr_CheckSignals
+
+cdef enum:
+    WAIT_MS = 50  # how long a wait lasts before Python's signal handlers get a turn
+
+
+cdef class Piece:
+    """One token of an answer.
+
+    Attributes
+    ----------
+    text : str
+        Whole characters; "" while the bytes of a character are incomplete.
+    token_id : int
+    """
+
+    cdef readonly str text
+    cdef readonly int token_id
+
+    def __repr__(self):
+        return f"Piece(text={self.text!r}, token_id={self.token_id})"
+
+
+cdef class Stream:
+    """A run: an iterator of `Piece`, and a context manager that ends the run when it is left.
+
+    The model computes while the consumer works, at most 1024 tokens ahead. A run that is not read to its end is aborted by
+    `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after it.
+    One thread consumes a stream.
+
+    Attributes
+    ----------
+    finish_reason : str or None
+        "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort"; None before the end.
+    perf : dict or None
+        Figures of the run, from its end on.
+
+    Raises
+    ------
+    RKLLMError
+        When iterated: the run failed.
+    """
+
+    cdef Handle handle
+    cdef Job job
+    cdef queue_side* side  # the entries that were taken last; NULL before the first
+    cdef size_t at         # the next one of them
+    cdef size_t taken      # tokens of all sides
+    cdef bint over
+    cdef readonly object finish_reason
+
+    def __iter__(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __del__(self):
+        # A cancelled stream has nobody to wait for it: the handle waits before its next run.
+        if not self.over and self.job is not None and not self.job.abandoned:
+            self.close()
+
+    def __reduce__(self):
+        raise TypeError("a running stream cannot be pickled")
+
+    cdef bint take(self) except -1:
+        # Take what is there, without waiting. Returns whether there is an entry.
+        if self.side != NULL and self.at < self.side.count:
+            return True
+        self.side = queue_take(self.job.q)
+        self.at = 0
+        self.taken += self.side.count
+        return self.side.count > 0
+
+    cdef bint fill(self) except -1:
+        # Wait for an entry. Returns False at the end of the run. Raises what a signal handler raises, and the run's error.
+        cdef queue* q
+        cdef int ready = 0
+        while not self.over:
+            try:
+                PyErr_CheckSignals()
+            except BaseException:
+                self.close()
+                raise
+            # The end is asked for first: what the producer put before it is then seen by take().
+            q = self.job.q
+            ended = queue_end(q) != 0
+            if self.take():
+                return True
+            if ended:
+                self.finish()
+                break
+            if q.out_of_memory:
+                self.close()
+                raise OutOfMemoryError("no memory for the text of a run")
+            with nogil:
+                queue_wait(q, WAIT_MS, 0)
+        return False
+
+    cdef int finish(self) except -1:
+        self.over = True
+        self.handle.retire(self.job)
+        if self.job.error is not None:
+            self.finish_reason = "error"
+            raise self.job.error
+        if self.job.perf is not None:
+            self.finish_reason = self.job.perf["finish_reason"]
+        elif self.job.aborted:
+            self.finish_reason = "abort"
+        else:
+            limit = self.handle.options.get("max_new_tokens")
+            self.finish_reason = "length" if self.taken == limit else "stop"
+        return 0
+
+    def __next__(self):
+        cdef Piece piece
+        cdef size_t begin
+        if self.over or not (self.side != NULL and self.at < self.side.count or self.fill()):
+            raise StopIteration
+        begin = self.side.ends[self.at - 1] if self.at else 0
+        piece = Piece.__new__(Piece)
+        piece.text = self.side.text[begin:self.side.ends[self.at]].decode("utf-8", "replace")
+        piece.token_id = self.side.ids[self.at]
+        self.at += 1
+        return piece
+
+    def collect(self):
+        """Wait for the end and return (text, token ids int32 [n]) of all that is left."""
+        cdef queue_side* side
+        text = bytearray()
+        ids = bytearray()
+        while self.fill():
+            side = self.side
+            begin = side.ends[self.at - 1] if self.at else 0
+            text += side.text[begin:side.ends[side.count - 1]]
+            ids += (<char*>(side.ids + self.at))[:4 * (side.count - self.at)]
+            self.at = side.count
+        cdef bytes packed = bytes(ids)
+        return text.decode("utf-8", "replace"), ids_array(<const int32_t*><const char*>packed, len(packed) // 4)
+
+    @property
+    def buffered(self):
+        """Whether the next piece has been taken from the queue already."""
+        return self.side != NULL and self.at < self.side.count
+
+    def ready(self):
+        """Return whether the next piece, or the end, can be had without waiting."""
+        return self.over or queue_end(self.job.q) != 0 or self.take()
+
+    def fileno(self):
+        """Return a file descriptor that is readable while something waits in the queue, for an event loop."""
+        cdef int event = queue_event(self.job.q)
+        if event < 0:
+            raise OSError("no eventfd can be had; too many files are open")
+        return event
+
+    @property
+    def ended(self):
+        """Whether the library has ended the run; its pieces may still wait to be read."""
+        return queue_end(self.job.q) != 0
+
+    @property
+    def perf(self):
+        return self.job.perf
+
+    def cancel(self):
+        """Abort the run and let go of it without waiting for its end. The model's next run waits for it."""
+        if self.over:
+            return
+        self.over = True
+        self.finish_reason = "abort"
+        self.handle.abort()
+        self.job.abandoned = True
+
+    def close(self):
+        """Abort the run, if it lasts, and wait for its end. A second call does nothing."""
+        if self.over or self.job is None:
+            return
+        self.over = True
+        self.finish_reason = "abort"
+        if self.handle.llm == NULL or self.handle.pid != os.getpid():
+            return
+        self.job.aborted = True
+        self.job.abandoned = True
+        self.handle.drain(self.job)
+
+
+cdef Stream new_stream(Handle handle, Job job):
+    cdef Stream stream = Stream.__new__(Stream)
+    stream.handle = handle
+    stream.job = job
+    return stream

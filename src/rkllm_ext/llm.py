@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A language model: load a `.rkllm` file, generate, stream, chat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+from ._rkllm import GGUFFile, Handle, Piece, Stream
+from .errors import UnsupportedModelError
+from .options import Value, checked, checked_overrides
+from .results import Generation, Info, Perf
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from ._rkllm import Array
+    from .astream import AsyncStream
+    from .chat import ChatTemplate
+
+    Input = Union[str, Array]
+
+__all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
+
+
+class LLM:
+    """A loaded model. A context manager.
+
+    Thread-safety: every method may be called from any thread. One run at a time: a second one is refused with
+    BusyError, it does not wait. `abort` and `close` may be called while another thread is in a run, and end it. One
+    thread consumes a stream. A model does not survive a fork.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A `.rkllm` file.
+    max_context_len : int, optional
+        Tokens of prompt and answer together. None: 4096, or what the model was made for if that is less.
+    max_new_tokens : int
+        Tokens of one answer; -1: until an end token or a full context.
+    top_k : int
+        Keep the k most probable tokens; 1: always the most probable one (greedy); 0 or less: all.
+    top_p : float
+        Keep the smallest set of tokens with this probability mass.
+    temperature : float
+        0: greedy.
+    repeat_penalty, frequency_penalty, presence_penalty : float
+        1, 0 and 0 turn them off.
+    mirostat, mirostat_tau, mirostat_eta
+        0: off, 1 or 2: version; target surprise; learning rate.
+    skip_special_token : bool
+        Leave special tokens out of the text.
+    seed : int, optional
+        0 ... 2^64 - 1; the same seed gives the same answer. None: a new one for each run.
+    n_threads : int, optional
+        None: the library's default, the cores of the machine.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged or no `.rkllm` file.
+    InvalidArgumentError
+        A setting is not possible.
+    UnsupportedModelError
+        The library underneath lacks something that the model or a setting needs.
+    OutOfMemoryError
+
+    Examples
+    --------
+    >>> with LLM(model_path, max_new_tokens=4, top_k=1) as llm:
+    ...     answer = llm.generate("Once upon a time")
+    >>> len(answer.token_ids), answer.finish_reason
+    (4, 'length')
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_context_len: int | None = None,
+        max_new_tokens: int = 256,
+        top_k: int = 40,
+        top_p: float = 0.9,
+        temperature: float = 0.8,
+        repeat_penalty: float = 1.1,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        mirostat: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        skip_special_token: bool = True,
+        seed: int | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        self._chat: tuple[ChatTemplate, str] | None = None
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "top_k": top_k,
+            "top_p": top_p,
+            "temperature": temperature,
+            "repeat_penalty": repeat_penalty,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
+            "skip_special_token": skip_special_token,
+        }
+        fixed = {"mirostat": mirostat, "mirostat_tau": mirostat_tau, "mirostat_eta": mirostat_eta}
+        fixed["max_context_len"] = 4096 if max_context_len is None else max_context_len
+        # What a run may override; every run sets these again, so that an override lasts for one run.
+        self._defaults: dict[str, Value] = checked({**settings, "seed": seed, "ignore_eos": False})
+        threads = checked({} if n_threads is None else {"n_threads": n_threads})
+        self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
+        self._handle = Handle(path, **checked({**settings, **fixed}))
+        try:
+            self._handle.set_options(threads)
+        except BaseException:
+            self._handle.close()
+            raise
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+
+    def generate(self, x: Input, **overrides: Any) -> Generation:
+        """Run an input to its end and return the answer.
+
+        Parameters
+        ----------
+        x : str, int32 [n] or float32 [n, dim]
+            Text, in which special tokens are parsed as such; or token ids; or input embeddings. Arrays are any
+            C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie, without a copy, and must
+            not change before the run has ended.
+        **overrides
+            max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, seed,
+            skip_special_token, ignore_eos: for this run only.
+
+        Raises
+        ------
+        InvalidArgumentError
+            x has the wrong type, shape or values, a setting is not possible, or the model is closed.
+        ContextFullError
+            The input is longer than max_context_len.
+        BusyError
+            Another run is active.
+        """
+        return _whole(self.stream(x, **overrides))
+
+    def stream(self, x: Input, **overrides: Any) -> Stream:
+        """Start a run and return an iterator of its pieces; `piece.text`, `piece.token_id`. As `generate` otherwise.
+
+        The run ends with the stream: read to its end, left by `break` or an exception, or closed. Use `with` where the
+        stream has a name, so that it also ends at once when an exception leaves the block.
+
+        Examples
+        --------
+        >>> with LLM(model_path, max_new_tokens=3, seed=1) as llm:
+        ...     text = "".join(piece.text for piece in llm.stream("Once upon a time"))
+        """
+        return self._handle.start(x, {**self._defaults, "add_bos": "auto", **checked_overrides(overrides)})
+
+    def astream(self, x: Input, **overrides: Any) -> AsyncStream:
+        """Start a run and return an asynchronous iterator of its pieces, for `async for`. As `stream` otherwise.
+
+        The event loop is told by a file descriptor; there is no thread between it and the library's.
+        """
+        from .astream import AsyncStream
+
+        return AsyncStream(self.stream(x, **overrides))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **overrides: Any) -> Generation:
+        """Answer a conversation, written as the model's own chat template has it.
+
+        Parameters
+        ----------
+        messages : list of {"role": ..., "content": ...}
+        **overrides
+            As in `generate`.
+
+        Raises
+        ------
+        UnsupportedModelError
+            The model has no chat template.
+        InvalidArgumentError
+            The template refuses the messages.
+        """
+        return _whole(self.chat_stream(messages, **overrides))
+
+    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **overrides: Any) -> Stream:
+        """Answer a conversation piece by piece. As `chat` and `stream`."""
+        prompt, add_bos = self._prompt(messages)
+        return self._handle.start(prompt, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)})
+
+    def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        # The text of a conversation, and whether the library is to put the begin token before it.
+        if self._chat is None:
+            from .chat import ChatTemplate
+
+            source = self._handle.metadata("tokenizer.chat_template")
+            if source is None:
+                raise UnsupportedModelError(f"{self._handle.path}: the model has no chat template; use generate()")
+            with GGUFFile(self._file) as file:
+                bos, eos = (self._token_text(file, name) for name in ("bos", "eos"))
+            self._chat = ChatTemplate(source, bos, eos), bos
+        template, bos = self._chat
+        prompt = template.render(messages, add_generation_prompt=True)
+        return prompt, "0" if bos and prompt.startswith(bos) else "auto"
+
+    def _token_text(self, file: GGUFFile, name: str) -> str:
+        token = file.values.get(f"tokenizer.ggml.{name}_token_id")
+        return "" if token is None else self.detokenize([token])
+
+    # ---- tokens and numbers -----------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str | bytes, *, parse_special: bool = True, add_bos: bool = False) -> NDArray[np.int32]:
+        """Return the token ids of a text, int32 [n].
+
+        Parameters
+        ----------
+        text : str or bytes
+            Bytes are UTF-8; what is invalid is read as U+FFFD.
+        parse_special : bool
+            Special tokens written in the text become their ids.
+        add_bos : bool
+            Put the begin token first if the model's tokenizer asks for one, as `generate` does.
+        """
+        return self._handle.tokenize(text, parse_special, add_bos)
+
+    def detokenize(self, ids: Array | Sequence[int], *, skip_special: bool = False) -> str:
+        """Return the text of token ids; incomplete characters become U+FFFD.
+
+        Raises
+        ------
+        InvalidArgumentError
+            An id is not in the vocabulary.
+        """
+        return self._handle.detokenize(ids, skip_special)
+
+    def logits(self, x: Input) -> NDArray[np.float32]:
+        """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""
+        return self._handle.logits(x, {"add_bos": "auto"})
+
+    # ---- adapters and prompt states ---------------------------------------------------------------------------------
+
+    def load_lora(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:
+        """Load a LoRA adapter beside the model, under a name."""
+        self._handle.load_lora(path, name, scale)
+
+    def load_prompt_cache(self, path: str | os.PathLike[str]) -> None:
+        """Load a saved prompt state; later runs reuse its longest common prefix."""
+        self._handle.load_prompt_cache(path)
+
+    def release_prompt_cache(self) -> None:
+        """Forget the loaded prompt state."""
+        self._handle.release_prompt_cache()
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End the active run before its next token, from any thread. Its finish_reason becomes "abort"."""
+        self._handle.abort()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is active."""
+        return self._handle.is_running
+
+    @property
+    def perf(self) -> Perf | None:
+        """Figures of the last run that ended; None before the first."""
+        return _perf(self._handle.perf)
+
+    @property
+    def info(self) -> Info:
+        """Facts about the model."""
+        return Info(**self._handle.info())
+
+    def close(self) -> None:
+        """Free the model; an active run is aborted first. A second call does nothing."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LLM({self._handle.path!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an LLM holds a loaded model and cannot be pickled; pickle its path and load it again")
+
+
+def _perf(figures: dict[str, Any] | None) -> Perf | None:
+    return None if figures is None else Perf(**figures)
+
+
+def _whole(stream: Stream) -> Generation:
+    text, ids = stream.collect()
+    reason = stream.finish_reason
+    assert reason is not None  # collect() returns at the end of the run
+    return Generation(text, ids, reason, _perf(stream.perf))

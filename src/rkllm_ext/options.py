@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a model and of one run: their names, and values of the types that the library takes.
+
+Ranges are the library's to judge; here a value only becomes an int, a float, a bool or a text, or an error that names
+it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Union
+
+from .errors import InvalidArgumentError
+
+Value = Union[int, float, bool, str]
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} is {value!r}; an integer is needed") from None
+    if not -(2**31) <= number < 2**31:
+        raise InvalidArgumentError(f"{name} is {number}; an integer of 32 bits is needed")
+    return number
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidArgumentError(f"{name} is {value!r}; a number is needed") from None
+    if isinstance(value, str) or not math.isfinite(number):
+        raise InvalidArgumentError(f"{name} is {value!r}; a finite number is needed")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value not in (False, True):  # numpy's booleans and 0, 1 as well
+        raise InvalidArgumentError(f"{name} is {value!r}; True or False is needed")
+    return bool(value)
+
+
+def _seed(name: str, value: Any) -> int | str:
+    if value is None:
+        return "random"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidArgumentError(
+            f"{name} is {value!r}; an integer, or None for a new one each run, is needed"
+        ) from None
+    if not 0 <= number < 2**64:
+        raise InvalidArgumentError(f"{name} is {number}; 0 ... 2^64 - 1 is possible")
+    return number
+
+
+_RUN: dict[str, Callable[[str, Any], Value]] = {
+    "max_new_tokens": _integer,
+    "top_k": _integer,
+    "top_p": _number,
+    "temperature": _number,
+    "repeat_penalty": _number,
+    "frequency_penalty": _number,
+    "presence_penalty": _number,
+    "seed": _seed,
+    "skip_special_token": _flag,
+    "ignore_eos": _flag,
+}
+_MODEL: dict[str, Callable[[str, Any], Value]] = {
+    "max_context_len": _integer,
+    "mirostat": _integer,
+    "mirostat_tau": _number,
+    "mirostat_eta": _number,
+    "n_threads": _integer,
+}
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the settings of a model with values of the right types.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A value is not of the type that the setting has.
+    """
+    return {name: (_RUN.get(name) or _MODEL[name])(name, value) for name, value in settings.items()}
+
+
+def checked_overrides(settings: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the settings of one run with values of the right types.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A name is no setting of a run; the sentence names the nearest. Or a value is not of the right type.
+
+    Examples
+    --------
+    >>> checked_overrides({"top_k": 1, "seed": None})
+    {'top_k': 1, 'seed': 'random'}
+    """
+    for name in settings:
+        if name not in _RUN:
+            raise InvalidArgumentError(f"{_unknown(name)}; {', '.join(_RUN)} can be set for one run")
+    return checked(settings)
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    if name in _MODEL:
+        return f"{name} is set when the model is loaded, LLM(..., {name}=...)"
+    near = get_close_matches(name, _RUN, n=1)
+    return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
