@@ -35,24 +35,17 @@ const Isa kIsas[] = {
 #undef ISA
 };
 
+bool supported(const Isa& isa) { return (isa.features & ~cpu_features()) == 0; }
+
 ActiveKernels choose() {
-  ActiveKernels active = {};
   const char* wanted = getenv("RKLLM_EXT_ISA");
-  if (wanted && !*wanted) wanted = nullptr;
-  const uint32_t features = cpu_features();
-  for (const Isa& isa : kIsas) {
-    if ((isa.features & ~features) != 0) continue;
-    isa.use(active.table);
-    active.isa = isa.name;
-    if (wanted && !strcmp(wanted, isa.name)) return active;
+  if (!wanted || !*wanted) return {kernels_of(isas().back()), isas().back(), ""};
+  std::string names;
+  for (const char* name : isas()) {
+    if (!strcmp(wanted, name)) return {kernels_of(name), name, ""};
+    names += std::string(names.empty() ? "" : ", ") + name;
   }
-  if (wanted) {
-    std::string names;
-    for (const char* name : isas()) names += std::string(names.empty() ? "" : ", ") + name;
-    active.isa = nullptr;
-    active.error = std::string("RKLLM_EXT_ISA is '") + wanted + "', but this processor runs " + names;
-  }
-  return active;
+  return {{}, nullptr, std::string("RKLLM_EXT_ISA is '") + wanted + "', but this processor runs " + names};
 }
 
 }  // namespace
@@ -60,12 +53,20 @@ ActiveKernels choose() {
 const std::vector<const char*>& isas() {
   static const std::vector<const char*>& names = *new std::vector<const char*>([] {
     std::vector<const char*> list;
-    const uint32_t features = cpu_features();
     for (const Isa& isa : kIsas)
-      if ((isa.features & ~features) == 0) list.push_back(isa.name);
+      if (supported(isa)) list.push_back(isa.name);
     return list;
   }());
   return names;
+}
+
+Kernels kernels_of(const char* name) {
+  Kernels table = {};
+  for (const Isa& isa : kIsas) {
+    if (supported(isa)) isa.use(table);
+    if (!strcmp(isa.name, name)) break;
+  }
+  return table;
 }
 
 const ActiveKernels& active_kernels() {

@@ -12,6 +12,9 @@ namespace rkllm {
 // Names of the instruction sets that are compiled in and supported here, weakest first.
 const std::vector<const char*>& isas();
 
+// The table as it is with one of isas() as the strongest.
+Kernels kernels_of(const char* isa);
+
 struct ActiveKernels {
   Kernels table;
   const char* isa;    // nullptr when RKLLM_EXT_ISA is wrong

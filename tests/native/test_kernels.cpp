@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every instruction set computes the same bits as the scalar definition, and the definition is right.
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "kernels/dispatch.h"
+#include "quant/formats.h"
+
+namespace {
+
+using namespace rkllm;
+
+std::mt19937 random_bits(7);
+
+float gaussian() { return std::normal_distribution<float>()(random_bits); }
+
+std::vector<float> gaussians(size_t n, float spread = 1.0f) {
+  std::vector<float> values(n);
+  for (float& v : values) v = spread * gaussian();
+  return values;
+}
+
+// A matrix of random codes at their extremes as well.
+std::vector<uint8_t> random_matrix(const Format& format, int64_t rows, int64_t cols) {
+  std::vector<uint8_t> packed(size_t(layout_of(format, rows, cols).n_bytes));
+  const size_t n = size_t(rows * cols);
+  if (format.is_float()) {
+    pack(format, rows, cols, gaussians(n).data(), nullptr, packed.data());
+    return packed;
+  }
+  std::vector<int8_t> codes(n);
+  for (int8_t& c : codes) {
+    const int low = format.bits == 4 ? 0 : -127, high = format.bits == 4 ? 15 : 127;
+    c = int8_t(std::uniform_int_distribution<int>(low, high)(random_bits));
+    if (random_bits() % 8 == 0) c = int8_t(random_bits() % 2 ? low : high);
+  }
+  pack(format, rows, cols, codes.data(), gaussians(size_t(rows * (format.group ? cols / format.group : 1))).data(),
+       packed.data());
+  return packed;
+}
+
+struct Rows {  // quantized activations
+  std::vector<int8_t> hi, lo;
+  std::vector<float> scales;
+  std::vector<int32_t> hi_sums, lo_sums;
+
+  Rows(int64_t k, int64_t groups, int n)
+      : hi(size_t(n * k)), lo(size_t(n * k)), scales(size_t(n * groups)), hi_sums(size_t(n * groups)),
+        lo_sums(size_t(n * groups)) {}
+  bool operator==(const Rows& o) const {
+    return hi == o.hi && lo == o.lo && !memcmp(scales.data(), o.scales.data(), scales.size() * 4) &&
+           hi_sums == o.hi_sums && lo_sums == o.lo_sums;
+  }
+};
+
+Rows quantized(const Kernels& table, int bits, const std::vector<float>& x, int cols, int k, int group, int n) {
+  const int groups = (k + group - 1) / group;
+  Rows rows(k, groups, n);
+  for (int t = 0; t < n; t++) {
+    const QuantizedRow out = {k, group, &rows.hi[size_t(t * k)], &rows.lo[size_t(t * k)], &rows.scales[size_t(t * groups)],
+                              &rows.hi_sums[size_t(t * groups)], &rows.lo_sums[size_t(t * groups)]};
+    (bits == 16 ? table.quantize_a16 : table.quantize_a8)(&x[size_t(t * cols)], cols, out);
+  }
+  return rows;
+}
+
+std::vector<float> product(const Kernels& table, const Format& format, const Layout& layout, int64_t cols,
+                           const std::vector<uint8_t>& packed, const std::vector<float>& x, const Rows& rows,
+                           const std::vector<float>& bias, int group, int n) {
+  std::vector<float> y(size_t(n * layout.tiles * 16), -1.0f);
+  MatmulTask task = {};
+  task.codes = packed.data();
+  task.scales = packed.data() + layout.scale_offset;
+  task.code_stride = layout.code_stride;
+  task.scale_stride = layout.scale_stride;
+  task.k = int32_t(layout.k);
+  task.group = group;
+  task.scale_per_group = format.group != 0;
+  task.n_tokens = n;
+  task.bias = bias.data();
+  task.x = x.data();
+  task.x_stride = cols;
+  task.hi = rows.hi.data();
+  task.lo = rows.lo.data();
+  task.x_scales = rows.scales.data();
+  task.hi_sums = rows.hi_sums.data();
+  task.lo_sums = rows.lo_sums.data();
+  task.y = y.data();
+  task.y_stride = layout.tiles * 16;
+  const auto kernel = format.bits == 32   ? table.matmul_fp32
+                      : format.bits == 16 ? table.matmul_fp16
+                      : format.bits == 4  ? table.matmul_w4a16
+                      : format.activation_bits == 16 ? table.matmul_w8a16 : table.matmul_w8a8;
+  kernel(task, 0, int(layout.tiles));
+  return y;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && !memcmp(a.data(), b.data(), a.size() * sizeof(float));
+}
+
+void products_agree(const Format& format, int64_t rows, int64_t cols, int n) {
+  const Layout layout = layout_of(format, rows, cols);
+  const std::vector<uint8_t> packed = random_matrix(format, rows, cols);
+  std::vector<float> x = gaussians(size_t(n * cols));
+  x[size_t(cols / 2)] = 300.0f;  // an outlier, as real activations have them
+  const std::vector<float> bias = gaussians(size_t(layout.tiles * 16));
+  const int k = int(layout.k), group = format.group ? format.group : format.activation_bits == 16 ? 128 : k;
+  const Kernels scalar = kernels_of("scalar");
+  const Rows expected_rows = quantized(scalar, format.activation_bits, x, int(cols), k, group, n);
+  const std::vector<float> expected = product(scalar, format, layout, cols, packed, x, expected_rows, bias, group, n);
+
+  // The definition itself against unpacked weights in double precision: rounding an activation costs at most half
+  // a step of its group's scale, and the float sums add a little.
+  std::vector<float> weights(static_cast<size_t>(cols));
+  const int64_t groups = (k + group - 1) / group;
+  for (int64_t r = 0; r < rows; r++) {
+    unpack_row(format, rows, cols, packed.data(), r, weights.data());
+    for (int t = 0; t < n; t++) {
+      double sum = bias[size_t(r)], bound = 0.0;
+      for (int64_t c = 0; c < cols; c++) {
+        const double weight = weights[size_t(c)], value = x[size_t(t * cols + c)];
+        const double half_step = format.is_float() ? 0.0 : 0.5 * expected_rows.scales[size_t(t * groups + c / group)];
+        sum += weight * value;
+        bound += std::fabs(weight) * (half_step + 1e-6 * std::fabs(value));
+      }
+      CHECK(std::fabs(sum - expected[size_t(t * layout.tiles * 16 + r)]) <= 1.01 * bound + 1e-6);
+    }
+  }
+  for (const char* isa : isas()) {
+    const Kernels table = kernels_of(isa);
+    CHECK(quantized(table, format.activation_bits, x, int(cols), k, group, n) == expected_rows);
+    CHECK(same_bits(product(table, format, layout, cols, packed, x, expected_rows, bias, group, n), expected));
+    // A token alone gives the bits it gives in company.
+    const int last = n - 1;
+    const std::vector<float> alone_x(x.begin() + last * cols, x.end());
+    const Rows alone_rows = quantized(table, format.activation_bits, alone_x, int(cols), k, group, 1);
+    const std::vector<float> alone = product(table, format, layout, cols, packed, alone_x, alone_rows, bias, group, 1);
+    CHECK(same_bits(alone, std::vector<float>(expected.begin() + last * layout.tiles * 16, expected.end())));
+  }
+}
+
+void elementwise_agree(const Kernels& table) {
+  const Kernels scalar = kernels_of("scalar");
+  const int n = 208;
+  const std::vector<float> x = gaussians(n, 20.0f), y = gaussians(n);
+  const auto each = [&](auto&& apply) {
+    std::vector<float> a = x, b = x;
+    apply(scalar, a);
+    apply(table, b);
+    CHECK(same_bits(a, b));
+  };
+  each([&](const Kernels& k, std::vector<float>& v) { k.add(v.data(), y.data(), n); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.scale(v.data(), 0.3f, n); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.silu_mul(v.data(), y.data(), n); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.rms_norm(x.data(), y.data(), 1e-5f, n, v.data()); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.rotate(v.data(), y.data(), y.data() + 50, 50); });
+  for (int first : {0, 3, 16, 40})
+    for (int last : {41, 48, 100, 203})
+      each([&](const Kernels& k, std::vector<float>& v) {
+        const float sum = k.softmax_sum(v.data(), first, last, 0.125f);
+        v.push_back(sum);
+        for (int i = first / 16 * 16; i < (last + 15) / 16 * 16; i++) CHECK(v[size_t(i)] >= 0.0f);
+      });
+}
+
+void halves_agree(const Kernels& table) {
+  const Kernels scalar = kernels_of("scalar");
+  std::vector<uint16_t> halves(65536);
+  for (size_t i = 0; i < halves.size(); i++) halves[i] = (i & 0x7c00) == 0x7c00 && (i & 0x3ff) ? 0 : uint16_t(i);
+  std::vector<float> a(65536), b(65536);
+  scalar.from_half(halves.data(), a.data(), 65536);
+  table.from_half(halves.data(), b.data(), 65536);
+  CHECK(same_bits(a, b));
+  std::vector<uint16_t> back(65536);
+  table.to_half(a.data(), back.data(), 65536);
+  CHECK(back == halves);
+  // Floats between halves, where rounding decides: ties, neighbours of ties, overflow.
+  std::vector<float> between;
+  for (size_t i = 0; i + 1 < 0x7c00; i++)
+    for (int step : {-1, 0, 1}) {
+      float v = (a[i] + a[i + 1]) / 2;
+      uint32_t bits;
+      memcpy(&bits, &v, 4);
+      bits += uint32_t(step);
+      memcpy(&v, &bits, 4);
+      between.push_back(v);
+      between.push_back(-v);
+    }
+  for (float v : {65504.0f, 65519.0f, 65520.0f, 1e9f, 1e-9f, 0.0f, 2.98e-8f}) between.push_back(v);
+  while (between.size() % 16) between.push_back(0.0f);
+  std::vector<uint16_t> c(between.size()), d(between.size());
+  scalar.to_half(between.data(), c.data(), int(between.size()));
+  table.to_half(between.data(), d.data(), int(between.size()));
+  CHECK(c == d);
+}
+
+// The vector exponential, through silu(v) * 1 = v / (1 + e^-v).
+void silu_is_accurate(const Kernels& table) {
+  for (float v = -80.0f; v < 80.0f; v += 0.37f) {
+    float gate[16], one[16];
+    for (int i = 0; i < 16; i++) gate[i] = v, one[i] = 1.0f;
+    table.silu_mul(gate, one, 16);
+    const double exact = double(v) / (1.0 + std::exp(-double(v)));
+    CHECK(std::fabs(gate[3] - exact) <= 5e-7 * std::fabs(exact) + 1e-37);
+  }
+}
+
+}  // namespace
+
+int main() {
+  CHECK(!isas().empty() && !strcmp(isas()[0], "scalar"));
+  for (int i = 0; const Format* format = format_at(i); i++) {
+    const int64_t cols = format->group > 64 ? 1024 : 192;
+    for (int n : {1, 2, 3, 5, 8, 11}) products_agree(*format, 83, cols, n);
+    if (format->group <= 32) products_agree(*format, 5, 96, 4);
+    if (!format->group) products_agree(*format, 33, 172, 3);  // columns that need padding
+  }
+  for (const char* isa : isas()) {
+    const Kernels table = kernels_of(isa);
+    elementwise_agree(table);
+    halves_agree(table);
+    silu_is_accurate(table);
+  }
+  return check::result();
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sampling: each stage against what it promises, and draws against their distribution.
+#include "sampler.h"
+
+#include <cmath>
+#include <limits>
+
+#include "check.h"
+
+namespace {
+
+using rkllm::Sampler;
+using rkllm::Sampling;
+
+int32_t draw(const Sampling& sampling, std::vector<float> logits, const std::vector<int32_t>& history, uint64_t seed = 1) {
+  return Sampler(sampling, seed).sample(logits.data(), int32_t(logits.size()), history);
+}
+
+Sampling plain() { return {0, 1.0f, 1.0f, 1.0f, 0.0f, 0.0f}; }
+
+void greedy() {
+  Sampling s = plain();
+  s.temperature = 0.0f;
+  CHECK(draw(s, {0.0f, 3.0f, 2.0f, 3.0f}, {}) == 1);  // the smaller id among equals
+  s = plain();
+  s.top_k = 1;
+  CHECK(draw(s, {0.0f, 3.0f, 5.0f}, {}) == 2);
+}
+
+void penalties() {
+  Sampling s = plain();
+  s.temperature = 0.0f;
+  s.repeat_penalty = 2.0f;
+  CHECK(draw(s, {4.0f, 3.0f}, {0}) == 1);             // 4 / 2 < 3
+  CHECK(draw(s, {-1.0f, -1.5f}, {0}) == 1);           // -1 * 2 < -1.5
+  CHECK(draw(s, {4.0f, 3.0f}, {}) == 0);
+  std::vector<int32_t> old(rkllm::kPenaltyWindow + 1, 1);
+  old[0] = 0;
+  CHECK(draw(s, {4.0f, 3.0f}, old) == 0);             // 0 has left the window
+  s.repeat_penalty = 1.0f;
+  s.frequency_penalty = 0.6f;
+  CHECK(draw(s, {4.0f, 3.0f}, {0}) == 0);
+  CHECK(draw(s, {4.0f, 3.0f}, {0, 0}) == 1);          // 4 - 2 * 0.6 < 3
+  s.frequency_penalty = 0.0f;
+  s.presence_penalty = 1.1f;
+  CHECK(draw(s, {4.0f, 3.0f}, {0, 0}) == 1);
+}
+
+// Frequencies of many draws within five standard deviations of the expected probabilities.
+void distribution(const Sampling& s, const std::vector<float>& logits, const std::vector<double>& expected) {
+  Sampler sampler(s, 42);
+  const int n = 40000;
+  std::vector<int> counts(logits.size());
+  for (int i = 0; i < n; i++) {
+    std::vector<float> copy = logits;
+    counts[size_t(sampler.sample(copy.data(), int32_t(copy.size()), {}))]++;
+  }
+  for (size_t i = 0; i < logits.size(); i++) {
+    const double deviation = std::sqrt(n * expected[i] * (1.0 - expected[i]));
+    CHECK(std::fabs(counts[i] - n * expected[i]) <= 5.0 * deviation);
+  }
+}
+
+std::vector<float> logs(const std::vector<double>& probabilities) {
+  std::vector<float> logits;
+  for (double p : probabilities) logits.push_back(float(std::log(p)));
+  return logits;
+}
+
+void draws() {
+  const std::vector<double> p = {0.5, 0.1, 0.3, 0.1};
+  distribution(plain(), logs(p), p);
+  Sampling s = plain();
+  s.top_k = 2;
+  distribution(s, logs(p), {0.625, 0.0, 0.375, 0.0});
+  s = plain();
+  s.top_p = 0.7f;
+  distribution(s, logs(p), {0.625, 0.0, 0.375, 0.0});
+  s.top_p = 0.01f;
+  distribution(s, logs(p), {1.0, 0.0, 0.0, 0.0});
+  s = plain();
+  s.temperature = 0.5f;  // probabilities squared
+  distribution(s, logs(p), {0.25 / 0.36, 0.01 / 0.36, 0.09 / 0.36, 0.01 / 0.36});
+}
+
+void reproducible() {
+  Sampler a(plain(), 5), b(plain(), 5), c(plain(), 6);
+  bool differs = false;
+  for (int i = 0; i < 100; i++) {
+    std::vector<float> x(50), y(50), z(50);
+    const int32_t first = a.sample(x.data(), 50, {});
+    CHECK(first == b.sample(y.data(), 50, {}));
+    differs |= first != c.sample(z.data(), 50, {});
+  }
+  CHECK(differs);
+}
+
+void refusals() {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(check::contains(check::sentence_of([&] { draw(plain(), {nan, nan}, {}); }), "no finite logit"));
+  CHECK(draw(plain(), {nan, 1.0f}, {}) == 1);
+  for (auto set : {+[](Sampling& s) { s.top_p = 0.0f; }, +[](Sampling& s) { s.temperature = -1.0f; },
+                   +[](Sampling& s) { s.repeat_penalty = 0.0f; }, +[](Sampling& s) { s.presence_penalty = 1e9f; }}) {
+    Sampling s = plain();
+    set(s);
+    CHECK(check::contains(check::sentence_of([&] { check_sampling(s); }), "must be"));
+  }
+}
+
+}  // namespace
+
+int main() {
+  greedy();
+  penalties();
+  draws();
+  reproducible();
+  refusals();
+  return check::result();
+}

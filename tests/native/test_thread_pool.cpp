@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every item of every job is done exactly once, whether the workers are awake or asleep.
+#include "thread_pool.h"
+
+#include <chrono>
+
+#include "check.h"
+
+int main() {
+  for (int n_threads : {1, 2, 3, 8}) {
+    rkllm::ThreadPool pool(n_threads);
+    CHECK(pool.size() == n_threads);
+    for (int round = 0; round < 3000; round++) {
+      const int n = round % 37;
+      std::vector<std::atomic<int>> done(static_cast<size_t>(n));
+      std::atomic<bool> threads_in_range{true};
+      pool.run(n, [&](int item, int thread) {
+        done[size_t(item)]++;
+        if (thread < 0 || thread >= n_threads) threads_in_range = false;
+      });
+      for (const auto& count : done) CHECK(count == 1);
+      CHECK(threads_in_range);
+      if (round % 1000 == 999) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // let them fall asleep
+    }
+  }
+  return check::result();
+}
