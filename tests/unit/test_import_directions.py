@@ -64,6 +64,7 @@ PARTS = {
     "container_values": "container",
     "gguf_text": "container",
     "handle": "api",
+    "run": "api",
     "api_ext": "api",
     "api_gguf": "api",
     "api_handle": "api",
