@@ -4,10 +4,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "container.h"
 #include "error.h"
@@ -69,17 +72,21 @@ void visit_values(const Container& file) {
 }
 
 void visit_tensors(const Container& file) {
-  uint64_t total = 0;
+  std::vector<std::pair<const uint8_t*, const uint8_t*>> places;
   for (const rkllm::TensorInfo& tensor : file.tensors()) {
     require(file.find_tensor(tensor.name) == &tensor, "a tensor is not found");
     require(tensor.data >= file.bytes() + file.header_size() &&
                 tensor.data + tensor.n_bytes <= file.bytes() + file.file_size(),
             "a tensor lies outside the data section");
     require(!tensor.dims.empty() && tensor.dims.size() <= 4, "a tensor has an impossible number of dimensions");
+    long double elements = 1;
+    for (const uint64_t size : tensor.dims) elements *= static_cast<long double>(size);
+    require(elements <= 8.0L * tensor.n_bytes, "a tensor has more elements than bits");
     sum(tensor.data, tensor.n_bytes);
-    total += tensor.n_bytes;
+    places.emplace_back(tensor.data, tensor.data + tensor.n_bytes);
   }
-  require(total <= file.file_size() - file.header_size(), "tensors overlap");
+  std::sort(places.begin(), places.end());
+  for (size_t i = 1; i < places.size(); i++) require(places[i - 1].second <= places[i].first, "tensors overlap");
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ PYTHON = {
     "results": "",
     "astream": "errors _rkllm",
     "llm": "errors _rkllm astream chat options results",
-    "sources": "errors",
+    "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm arch chat convert llm progress quant readers results sources",
     "__init__": "errors _rkllm convert llm results",
 }
@@ -64,6 +64,7 @@ PARTS = {
     "container_values": "container",
     "gguf_text": "container",
     "handle": "api",
+    "run": "api",
     "api_ext": "api",
     "api_gguf": "api",
     "api_handle": "api",

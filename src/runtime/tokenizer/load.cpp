@@ -155,6 +155,7 @@ void Loader::load_added_token(int64_t id, int64_t flags) {
 }
 
 void Loader::load_added() {
+  if (!file.find_value("rkllm.tokenizer.added_ids")) return;
   const std::vector<int64_t> ids = file.get_ints("rkllm.tokenizer.added_ids");
   const std::vector<int64_t> flags = file.get_ints("rkllm.tokenizer.added_flags");
   if (ids.size() != flags.size()) {
@@ -223,7 +224,8 @@ void Loader::index_texts() {
 }
 
 void Loader::load_merges() {
-  const std::vector<int64_t> pairs = file.get_ints("rkllm.tokenizer.merges");
+  std::vector<int64_t> pairs;
+  if (file.find_value("rkllm.tokenizer.merges")) pairs = file.get_ints("rkllm.tokenizer.merges");
   if (pairs.size() % 2 != 0) fail(format("rkllm.tokenizer.merges has %zu elements, not pairs", pairs.size()));
   table.merges.reserve(pairs.size() / 2);
   table.merged.assign(pairs.size() / 2, -1);
