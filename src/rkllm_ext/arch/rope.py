@@ -18,6 +18,8 @@ from .spec import Value
 
 Frequencies = NDArray[np.float32]
 
+_DYNAMIC_REACH = 16  # times the original length, that dynamic NTK may be asked to cover
+
 
 def inverse_frequencies(base: float, dims: int) -> Frequencies:
     """Return ``1 / base**(2i / dims)`` for i in 0 ... dims/2 - 1, radians per position, float32 [dims / 2]."""
@@ -66,7 +68,10 @@ def scaled_frequencies(
     if kind == "linear":
         return inv_freq / np.float32(number("factor")), {}
     if kind == "dynamic":
-        return inv_freq, {"rope_dynamic_factor": number("factor"), "rope_original_context": max_context}
+        # The base grows with the length, so the original length is no limit; the genuine code sets none at all.
+        longest = min(_DYNAMIC_REACH * max_context, 1 << 24)
+        fields = {"rope_dynamic_factor": number("factor"), "rope_original_context": max_context, "max_context": longest}
+        return inv_freq, fields
     if kind == "llama3":
         low, high = number("low_freq_factor"), number("high_freq_factor")
         return _llama3(inv_freq, number("factor"), low, high, number("original_max_position_embeddings")), {}

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converted models for the parity tests, each made once per test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rkllm_ext import _rkllm
+from rkllm_ext.convert import convert
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+#: Reference folders of the families that exist here; pytorch_model.bin checkpoints are not read yet.
+REFERENCES = ["llama-dynamic", "llama-dynamic-bf16", "llama-linear-sharded", "llama-llama3", "qwen2", "qwen2-g512-bf16"]
+
+#: Formats that can be asked for by name.
+FORMATS = [format.name for format in _rkllm.formats() if format.offered]
+
+
+class Converter:
+    """Converts a checkpoint to a format at the first request."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, source: Path, quantized_dtype: str) -> Path:
+        out = self.folder / f"{source.name}-{quantized_dtype}.rkllm"
+        if not out.exists():
+            convert(source, out, quantized_dtype)
+        return out
