@@ -63,7 +63,7 @@ def _status(arguments: list[str] | None) -> int:
         return _said("stopped", 130)
     except BrokenPipeError:
         # Whoever read our output has gone; what is left in the buffer has nowhere to go either.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1
     except RKLLMError as error:
         return _said(str(error), 1)

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    TextType = click.ParamType[str]  # generic for the type checker of newer releases only
+else:
+    TextType = click.ParamType
 
 
-class FormatName(click.ParamType):
+class FormatName(TextType):
     """The name of a weight format, as the library lists them."""
 
     name = "format"
