@@ -228,8 +228,10 @@ def test_a_wrong_use_of_a_tokenizer_is_refused(tiny_model: Path) -> None:
         tokenizer.encode(3)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="ids has elements 'l'"):
         tokenizer.decode(np.arange(3))
-    with pytest.raises(InvalidArgumentError):
-        tokenizer.decode([tokenizer.vocab_size])
+    with pytest.raises(InvalidArgumentError, match="id 1 is 300; the vocabulary is 0 ... 299"):
+        tokenizer.decode([5, 300])
+    with pytest.raises(InvalidArgumentError, match="id 0 is -1"):
+        tokenizer.decode([-1])
     with pytest.raises(InvalidArgumentError, match="32 bits"):
         tokenizer.decode([2**40])
     with pytest.raises(TypeError, match="pickle"):

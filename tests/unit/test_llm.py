@@ -307,13 +307,12 @@ def test_a_path_that_is_no_model_is_a_model_file_error(tmp_path: Path) -> None:
 
 
 def test_adapters_and_prompt_states_are_refused_until_the_library_has_them(llm: LLM, tmp_path: Path) -> None:
-    for call in (
-        lambda: llm.load_lora(tmp_path / "a.rkllm", "a"),
-        lambda: llm.load_prompt_cache(tmp_path / "a.bin"),
-        llm.release_prompt_cache,
-    ):
-        with pytest.raises(UnsupportedModelError):
-            call()
+    with pytest.raises(UnsupportedModelError, match="LoRA"):
+        llm.load_lora(tmp_path / "a.rkllm", "a")
+    with pytest.raises(UnsupportedModelError, match="prompt cache"):
+        llm.load_prompt_cache(tmp_path / "a.bin")
+    with pytest.raises(InvalidArgumentError, match="no prompt cache is loaded"):
+        llm.release_prompt_cache()
 
 
 def test_a_closed_model_says_so_and_can_be_closed_again(tiny_model: Path) -> None:
