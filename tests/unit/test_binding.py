@@ -73,17 +73,17 @@ def test_matmul_is_the_product_with_the_unpacked_weights(name: str) -> None:
 def test_what_does_not_fit_a_format_is_refused() -> None:
     codes, scales = codes_and_scales(FORMATS["w8a8_g128"])
     assert scales is not None
-    with pytest.raises(InvalidArgumentError, match="w9.*does not exist.*w8a8"):
+    with pytest.raises(InvalidArgumentError, match=r"w9.*does not exist.*w8a8"):
         _rkllm.packed_size("w9", 16, 32)
     with pytest.raises(InvalidArgumentError, match="rows is 0"):
         _rkllm.packed_size("w8a8", 0, 32)
-    with pytest.raises(InvalidArgumentError, match="rows is 2.5; an integer"):
+    with pytest.raises(InvalidArgumentError, match=r"rows is 2.5; an integer"):
         _rkllm.packed_size("w8a8", 2.5, 32)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="codes has elements 'f'.*int8"):
+    with pytest.raises(InvalidArgumentError, match=r"codes has elements 'f'.*int8"):
         _rkllm.pack("w8a8_g128", codes.astype(np.float32), scales)
     with pytest.raises(InvalidArgumentError, match="codes has 1 dimensions"):
         _rkllm.pack("w8a8_g128", codes[0], scales)
-    with pytest.raises(InvalidArgumentError, match="95 scales .* 96 are needed"):
+    with pytest.raises(InvalidArgumentError, match=r"95 scales .* 96 are needed"):
         _rkllm.pack("w8a8_g128", codes, np.ascontiguousarray(scales.reshape(-1)[:-1]))
     with pytest.raises(InvalidArgumentError, match="has scales"):
         _rkllm.pack("w8a8_g128", codes)
@@ -228,7 +228,7 @@ def test_a_wrong_use_of_a_tokenizer_is_refused(tiny_model: Path) -> None:
         tokenizer.encode(3)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="ids has elements 'l'"):
         tokenizer.decode(np.arange(3))
-    with pytest.raises(InvalidArgumentError, match="id 1 is 300; the vocabulary is 0 ... 299"):
+    with pytest.raises(InvalidArgumentError, match=r"id 1 is 300; the vocabulary is 0 ... 299"):
         tokenizer.decode([5, 300])
     with pytest.raises(InvalidArgumentError, match="id 0 is -1"):
         tokenizer.decode([-1])

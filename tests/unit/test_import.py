@@ -12,7 +12,7 @@ import pytest
 
 import rkllm_ext
 
-HEAVY = ["numpy", "gguf", "torch", "jinja2", "safetensors", "tqdm", "click", "asyncio", "rkllm_ext._rkllm", "rkllm_ext.readers"]
+HEAVY = ["numpy", "gguf", "torch", "jinja2", "safetensors", "tqdm", "click", "asyncio", "rkllm_ext.readers"]
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +24,7 @@ def test_import_pulls_in_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.split())
     assert "rkllm_ext" in loaded
-    assert loaded.isdisjoint(HEAVY)
+    assert loaded.isdisjoint([*HEAVY, "rkllm_ext._rkllm"])
 
 
 def test_the_binding_pulls_in_no_numpy() -> None:

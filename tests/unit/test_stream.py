@@ -220,13 +220,12 @@ def test_abort_from_another_thread_ends_the_answer(llm: LLM) -> None:
     stream = llm.stream(PROMPT, ignore_eos=True, max_new_tokens=16000)
     next(stream)
     started.set()
-    text, ids = stream.collect()
+    _, ids = stream.collect()
     other.join()
     assert len(ids) < 16000
     assert stream.finish_reason == "abort"
     assert llm.perf is not None
     assert llm.perf.finish_reason == "abort"
-    assert len(text) > 0
     assert_usable(llm)
 
 
@@ -379,7 +378,9 @@ def test_a_refused_input_is_raised_in_async_code(llm: LLM) -> None:
 # ---- signals and the end of the program -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", ["llm.generate('x', ignore_eos=True)", "[None for _ in llm.stream('x', ignore_eos=True)]"])
+@pytest.mark.parametrize(
+    "use", ["llm.generate('x', ignore_eos=True)", "[None for _ in llm.stream('x', ignore_eos=True)]"]
+)
 def test_ctrl_c_ends_the_run_and_leaves_the_model_usable(tiny_model: Path, use: str) -> None:
     code = f"""
 import os, signal, sys, threading
