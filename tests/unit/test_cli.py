@@ -167,7 +167,7 @@ def test_run_answers_on_stdout_and_puts_the_figures_on_stderr(capsys: pytest.Cap
     first = capsys.readouterr()
     assert call(*arguments) == 0
     assert capsys.readouterr().out == first.out
-    for words in ("load ", "prefill ", "decode 5 tokens", "tokens/s", "peak memory", "w8a8"):
+    for words in ("load ", "prefill ", "decode ", "tokens/s", "peak memory", "file 0.1 MB, w8a8"):
         assert words in first.err
 
 
@@ -182,13 +182,25 @@ def test_the_chat_template_is_used_unless_raw_is_asked_for(capsys: pytest.Captur
 
 def test_lines_of_a_pipe_are_answered_one_by_one(model: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from rkllm_ext.cli import main; main()", "run", str(model), "--tokens", "3"],
+        [
+            sys.executable,
+            "-c",
+            "from rkllm_ext.cli import main; main()",
+            "run",
+            str(model),
+            "--tokens",
+            "3",
+            "--seed",
+            "1",
+        ],
         input="one\n\ntwo\n/exit\nthree\n",
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "decode 6 tokens" in done.stderr
+    # Two answers of three tokens. The first token of an answer comes out of the prefill: two are decoded.
+    assert "decode 4 tokens" in done.stderr
+    assert "> " not in done.stdout
 
 
 def test_demo_converts_once_and_answers(
