@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,21 @@ def shared() -> Path:
 def tiny_llama() -> Path:
     """Return the random two-layer Llama checkpoint that is kept in the repository."""
     return REPO / "tests" / "data" / "tiny-llama"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the small model as a w8a8 .rkllm file, with a context so long that a run does not end unread."""
+    import rkllm_ext
+
+    folder = tmp_path_factory.mktemp("tiny")
+    source = folder / "checkpoint"
+    shutil.copytree(tiny_llama, source)
+    config = json.loads((source / "config.json").read_text())
+    config["max_position_embeddings"] = 16384
+    (source / "config.json").write_text(json.dumps(config))
+    rkllm_ext.convert(source, folder / "tiny.rkllm", "w8a8")
+    return folder / "tiny.rkllm"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

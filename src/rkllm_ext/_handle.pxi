@@ -31,36 +31,6 @@ def _close_all():
 atexit.register(_close_all)
 
 
-cdef class Job:
-    # One run: what the library reads and writes until the run's FINISH or ERROR. The handle holds it that long, whatever
-    # becomes of the stream.
-    cdef queue* q
-    cdef RKLLMInput given
-    cdef RKLLMInferParam params
-    cdef Buffer buffer
-    cdef bytes prompt
-    cdef bint abandoned  # nobody reads it any more
-    cdef bint aborted
-    cdef bint retired    # the library is idle again, perf and error are taken
-    cdef object error
-    cdef dict perf
-
-    def __cinit__(self):
-        self.q = queue_new()
-        if self.q == NULL:
-            raise OutOfMemoryError("no memory for the queue of a run")
-
-    def __dealloc__(self):
-        if self.q != NULL:
-            queue_release(self.q)
-
-
-cdef bytes option_text(object value):
-    if isinstance(value, bool):
-        return b"1" if value else b"0"
-    return repr(value).encode() if isinstance(value, float) else str(value).encode()
-
-
 cdef class Handle:
     """A loaded model. Used through `rkllm_ext.LLM`, which checks and documents the settings.
 
@@ -225,33 +195,6 @@ cdef class Handle:
         finally:
             self.leave()
 
-    cdef Job job_for(self, object given):
-        # The input as the library takes it: text is copied, arrays are used where they lie.
-        cdef Job job = Job()
-        memset(&job.given, 0, sizeof(RKLLMInput))
-        memset(&job.params, 0, sizeof(RKLLMInferParam))
-        job.params.mode = RKLLM_INFER_GENERATE
-        if isinstance(given, str):
-            job.prompt = name_bytes(given, "the prompt")
-            if not job.prompt:
-                raise InvalidArgumentError("the prompt is empty; at least one character is needed")
-            job.given.input_type = RKLLM_INPUT_PROMPT
-            job.given.prompt_input = job.prompt
-            return job
-        job.buffer = hold_input(given)
-        if job.buffer.view.ndim == 1:
-            job.given.input_type = RKLLM_INPUT_TOKEN
-            job.given.token_input.input_ids = <int32_t*>job.buffer.view.buf
-            job.given.token_input.n_tokens = job.buffer.view.shape[0]
-            return job
-        if self.dim and job.buffer.view.shape[1] != self.dim:
-            raise InvalidArgumentError(
-                f"the embeddings have rows of {job.buffer.view.shape[1]}; the model's dimension is {self.dim}")
-        job.given.input_type = RKLLM_INPUT_EMBED
-        job.given.embed_input.embed = <float*>job.buffer.view.buf
-        job.given.embed_input.n_tokens = job.buffer.view.shape[0]
-        return job
-
     def start(self, given, options):
         """Start a run with these options set and return its `Stream`."""
         cdef Job job
@@ -259,7 +202,7 @@ cdef class Handle:
         cdef int code
         self.enter()
         try:
-            job = self.job_for(given)
+            job = job_for(given, self.dim)
             self.settle()
             self.apply(options)
             llm = self.llm
@@ -313,7 +256,7 @@ cdef class Handle:
         cdef LLMHandle llm
         self.enter()
         try:
-            job = self.job_for(given)
+            job = job_for(given, self.dim)
             self.settle()
             self.apply(options)
             llm = self.llm
@@ -450,36 +393,3 @@ cdef class Handle:
         with nogil:
             code = rkllm_destroy(llm)
         check(code, NULL, "rkllm_destroy")
-
-
-cdef Buffer hold_input(object given):
-    # Token ids or embeddings, told apart by their number of dimensions.
-    cdef Buffer buffer
-    try:
-        buffer = hold(given, "the input")
-        if buffer.view.ndim == 2:
-            check_array(buffer, "the input", "float32", 2)
-        else:
-            check_array(buffer, "the input", "int32", 1)
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(
-            f"{error}; an input is a str, int32 [n] token ids or float32 [n, dim] embeddings") from None
-    return buffer
-
-
-cdef int fill_param(RKLLMParam* param, dict settings) except -1:
-    # The settings of LLM(...) that are fields of RKLLMParam.
-    param.max_context_len = settings.get("max_context_len", param.max_context_len)
-    param.max_new_tokens = settings.get("max_new_tokens", param.max_new_tokens)
-    param.top_k = settings.get("top_k", param.top_k)
-    param.top_p = settings.get("top_p", param.top_p)
-    param.temperature = settings.get("temperature", param.temperature)
-    param.repeat_penalty = settings.get("repeat_penalty", param.repeat_penalty)
-    param.frequency_penalty = settings.get("frequency_penalty", param.frequency_penalty)
-    param.presence_penalty = settings.get("presence_penalty", param.presence_penalty)
-    param.mirostat = settings.get("mirostat", param.mirostat)
-    param.mirostat_tau = settings.get("mirostat_tau", param.mirostat_tau)
-    param.mirostat_eta = settings.get("mirostat_eta", param.mirostat_eta)
-    param.skip_special_token = settings.get("skip_special_token", param.skip_special_token)
-    param.is_async = False
-    return 0

@@ -54,6 +54,11 @@ cdef str decode_ids(const RKLLMExtTokenizer* tokenizer, object ids, bint skip_sp
     cdef size_t count = held.view.len // 4
     cdef size_t capacity = 16 * count + 64  # few tokens are longer
     cdef size_t n_bytes = 0
+    cdef int32_t vocab_size = ext_vocab_size(tokenizer)
+    cdef size_t index
+    for index in range(count):
+        if not 0 <= data[index] < vocab_size:
+            raise InvalidArgumentError(f"id {index} is {data[index]}; the vocabulary is 0 ... {vocab_size - 1}")
     cdef int flags = RKLLM_EXT_SKIP_SPECIAL if skip_special else 0
     cdef char* text = NULL
     cdef int code = 0

@@ -65,10 +65,9 @@ class ChatTemplate:
         '[user] Hello\\n'
         """
         names = {"tools": None, "documents": None, **self._tokens, **variables}
+        names.update(messages=checked_messages(messages), add_generation_prompt=add_generation_prompt)
         try:
-            return self._template.render(
-                messages=checked_messages(messages), add_generation_prompt=add_generation_prompt, **names
-            )
+            return self._template.render(names)
         except _RefusedError as error:
             raise InvalidArgumentError(f"the model's chat template refuses the conversation: {error}") from error
         except Exception as error:  # whatever a template can come across: undefined names, types, the sandbox, ...

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from ._rkllm import GGUFFile, Handle, Piece, Stream
-from .errors import UnsupportedModelError
+from .errors import ModelFileError, UnsupportedModelError
 from .options import Value, checked, checked_overrides
 from .results import Generation, Info, Perf
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Input = Union[str, Array]
 
 __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
+
+
+_CONTEXT_LEN = 4096
 
 
 class LLM:
@@ -108,8 +111,12 @@ class LLM:
             "presence_penalty": presence_penalty,
             "skip_special_token": skip_special_token,
         }
-        fixed = {"mirostat": mirostat, "mirostat_tau": mirostat_tau, "mirostat_eta": mirostat_eta}
-        fixed["max_context_len"] = 4096 if max_context_len is None else max_context_len
+        fixed = {
+            "max_context_len": _context_len(path) if max_context_len is None else max_context_len,
+            "mirostat": mirostat,
+            "mirostat_tau": mirostat_tau,
+            "mirostat_eta": mirostat_eta,
+        }
         # What a run may override; every run sets these again, so that an override lasts for one run.
         self._defaults: dict[str, Value] = checked({**settings, "seed": seed, "ignore_eos": False})
         threads = checked({} if n_threads is None else {"n_threads": n_threads})
@@ -293,6 +300,15 @@ class LLM:
 
     def __reduce__(self) -> Any:
         raise TypeError("an LLM holds a loaded model and cannot be pickled; pickle its path and load it again")
+
+
+def _context_len(path: str | os.PathLike[str]) -> int:
+    # As much as the model was made for, within reason: the KV cache of a long context is large.
+    try:
+        with GGUFFile(path) as file:
+            return min(_CONTEXT_LEN, int(file.values.get("rkllm.spec.max_context", _CONTEXT_LEN)))
+    except (ModelFileError, UnsupportedModelError):  # not for this reader to judge: the library says what is wrong
+        return _CONTEXT_LEN
 
 
 def _perf(figures: dict[str, Any] | None) -> Perf | None:

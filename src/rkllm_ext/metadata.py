@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import _rkllm
@@ -34,6 +34,8 @@ def model_keys(
     """
     fields = {field.name: (field.type, field.default is None) for field in _rkllm.spec_fields()}
     name, template = model_name(checkpoint), chat_template(checkpoint)
+    tokenizer = tokenizer_keys(checkpoint)
+    end = [value for key, _, value in tokenizer if key == "tokenizer.ggml.eos_token_id"]
     return [
         ("general.architecture", "string", "rkllm"),
         ("general.type", "string", "model"),
@@ -46,9 +48,9 @@ def model_keys(
         ("rkllm.algorithm", "string", algorithm),
         ("rkllm.platform", "string", platform),
         *((f"rkllm.spec.{field}", kind, value) for kind, field, value in spec.rows(fields)),
-        ("rkllm.end_tokens", "[u32]", end_tokens(checkpoint, spec.size("vocab_size"))),
+        ("rkllm.end_tokens", "[u32]", end_tokens(checkpoint, spec.size("vocab_size"), end)),
         *([("tokenizer.chat_template", "string", template)] if template else []),
-        *tokenizer_keys(checkpoint),
+        *tokenizer,
     ]
 
 
@@ -75,8 +77,8 @@ def chat_template(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def end_tokens(checkpoint: Checkpoint, vocab_size: int) -> list[int]:
-    """Return the ids that end an answer, ascending.
+def end_tokens(checkpoint: Checkpoint, vocab_size: int, of_tokenizer: Sequence[int] = ()) -> list[int]:
+    """Return the ids that end an answer, ascending: the configuration's and the tokenizer's.
 
     Raises
     ------
@@ -90,11 +92,12 @@ def end_tokens(checkpoint: Checkpoint, vocab_size: int) -> list[int]:
         named.append(_ends_by_text(tokens, types) if tokens is not None and types is not None else None)
     else:
         named = [_side_file(checkpoint, "generation_config.json").get("eos_token_id"), config.get("eos_token_id")]
-    ids = sorted({each for item in named for each in (item if isinstance(item, list) else [item]) if each is not None})
+    lists = [*(item if isinstance(item, list) else [item] for item in named), of_tokenizer]
+    ids = [each for item in lists for each in item if each is not None]
     wrong = [each for each in ids if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < vocab_size]
     if wrong:
         raise ModelFileError(f"the end token {wrong[0]!r} lies outside the vocabulary of {vocab_size} tokens")
-    return ids
+    return sorted(set(ids))
 
 
 def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any]) -> list[int]:

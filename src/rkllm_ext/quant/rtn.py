@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from .._rkllm import Format
 
-_BLOCK = 1 << 22  # weights that are worked on at once, so that intermediate arrays stay small
+_BLOCK = 1 << 18  # weights that are worked on at once, so that intermediate arrays stay small
 _F16_MAX = np.float32(65504)
 
 

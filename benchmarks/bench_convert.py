@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory does a conversion need? A few tensors, whatever the depth of the model.
+
+Random Llama checkpoints of growing depth are written and converted, each conversion in a process of its own, whose peak
+of anonymous memory is read from the kernel: the pages of mapped files, which the kernel may drop, are not counted.
+
+    python benchmarks/bench_convert.py [--dim 512] [--layers 2,8,32] [--dtype w4a16_g32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny-llama"
+
+# Samples RssAnon in a thread: VmHWM would count file pages, too.
+_CHILD = """
+import json, re, sys, threading, time
+import rkllm_ext.convert, rkllm_ext.quant.rtn, gguf, safetensors
+from rkllm_ext import convert
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return int(re.search(r"RssAnon:\\s+(\\d+)", file.read()).group(1)) * 1024
+
+before = peak = anonymous()
+done = threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.001):
+        peak = max(peak, anonymous())
+thread = threading.Thread(target=watch)
+thread.start()
+report = convert(sys.argv[1], sys.argv[2], sys.argv[3])
+done.set()
+thread.join()
+print(json.dumps({"peak": peak - before, "seconds": report.seconds, "parameters": report.n_parameters}))
+"""
+
+
+def write_checkpoint(folder: Path, dim: int, layers: int) -> int:
+    """Write a random float32 checkpoint and return the bytes of its largest tensor."""
+    config = json.loads((DATA / "config.json").read_text())
+    vocab, ffn, kv = config["vocab_size"], 4 * dim, dim // 2
+    config |= {"hidden_size": dim, "intermediate_size": ffn, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((DATA / name).read_bytes())
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((ffn, dim), np.float32)
+    shapes = {"q": (dim, dim), "k": (kv, dim), "v": (kv, dim), "o": (dim, dim)}
+    tensors = {"model.embed_tokens.weight": rng.standard_normal((vocab, dim), np.float32)}
+    tensors["model.norm.weight"] = np.ones(dim, np.float32)
+    for i in range(layers):
+        layer = f"model.layers.{i}."
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{layer}{name}.weight"] = np.ones(dim, np.float32)
+        for name, shape in shapes.items():
+            tensors[f"{layer}self_attn.{name}_proj.weight"] = matrix[: shape[0]]
+        for name in ("gate", "up"):
+            tensors[f"{layer}mlp.{name}_proj.weight"] = matrix
+        tensors[f"{layer}mlp.down_proj.weight"] = matrix.reshape(dim, ffn)
+    save_file(tensors, folder / "model.safetensors")
+    return max(array.nbytes for array in tensors.values())
+
+
+def measure(dim: int, depths: list[int], dtype: str) -> Iterator[dict[str, float]]:
+    """Yield, for each depth, the figures of one conversion; memory in multiples of the largest tensor."""
+    for layers in depths:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            largest = write_checkpoint(folder, dim, layers)
+            command = [sys.executable, "-c", _CHILD, str(folder), str(folder / "out.rkllm"), dtype]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+            figures = json.loads(done.stdout)
+            size = (folder / "model.safetensors").stat().st_size
+            yield {"layers": layers, "model": size, "largest": largest, "ratio": figures["peak"] / largest, **figures}
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("dtype", ["fp16", "w8a8", "w4a16_g32"])
+def test_peak_memory_is_a_few_tensors_whatever_the_depth(dtype: str) -> None:
+    shallow, deep = measure(512, [2, 16], dtype)
+    assert deep["model"] > 7 * shallow["model"]
+    assert deep["ratio"] < 3
+    assert deep["ratio"] < shallow["ratio"] + 0.5
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--layers", default="2,8,32")
+    parser.add_argument("--dtype", default="w4a16_g32")
+    options = parser.parse_args()
+    print(f"{'layers':>6} {'model MB':>9} {'largest tensor MB':>18} {'peak MB':>8} {'peak/tensor':>12} {'seconds':>8}")
+    for row in measure(options.dim, [int(part) for part in re.split(r"\D+", options.layers)], options.dtype):
+        megabytes = [row[name] / 1e6 for name in ("model", "largest", "peak")]
+        print(
+            f"{row['layers']:>6} {megabytes[0]:>9.1f} {megabytes[1]:>18.1f} {megabytes[2]:>8.1f} "
+            f"{row['ratio']:>12.1f} {row['seconds']:>8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, ``rkllm-ext``. A command is one module of this package that holds a click command named `command`.
+
+Modules import click only; what a command works with is imported when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import click
+
+from ..errors import RKLLMError
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """The commands that the modules of this package hold."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        names = [module.name for module in pkgutil.iter_modules(__path__)]
+        return [name for name in names if self.get_command(ctx, name) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in {module.name for module in pkgutil.iter_modules(__path__)}:
+            return None
+        command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), "command", None)
+        return command if isinstance(command, click.Command) else None
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"rkllm-ext {version('rkllm_ext')}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version."
+)
+def commands() -> None:
+    """Convert language models to .rkllm files, and run them on any CPU."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0, 1 after a failure, 2 after wrong usage, 130 after Ctrl-C."""
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
+    try:
+        result = commands.main(arguments, prog_name="rkllm-ext", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _said("stopped", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left in the buffer has nowhere to go either.
+        sys.stdout = None
+        return 1
+    except RKLLMError as error:
+        return _said(str(error), 1)
+    except OSError as error:
+        return _said(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+
+
+def _said(sentence: str, status: int) -> int:
+    click.echo(f"rkllm-ext: {' '.join(sentence.split())}", err=True)
+    return status

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``rkllm-ext inspect``, and what a .rkllm file says about itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import click
+
+from ..errors import ModelFileError
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the facts of a .rkllm file, ready for JSON. Its weights are not read.
+
+    Raises
+    ------
+    ModelFileError
+        The file is damaged, or a GGUF file of another kind.
+    """
+    from .._rkllm import GGUFFile
+
+    with GGUFFile(path) as file:
+        values = file.values
+        kind = values.get("general.architecture")
+        if kind != "rkllm":
+            raise ModelFileError(
+                f"{path}: is a GGUF file of architecture {kind!r}; rkllm-ext convert makes a .rkllm of it"
+            )
+        tokens = values.get("tokenizer.ggml.tokens")
+        return {
+            "path": os.fspath(path),
+            "file_bytes": os.stat(path).st_size,
+            "name": values.get("general.name"),
+            **{
+                key: values.get(f"rkllm.{key}")
+                for key in ("version", "producer", "source", "format", "algorithm", "platform")
+            },
+            "spec": {key[11:]: value for key, value in values.items() if key.startswith("rkllm.spec.")},
+            "tensors": _groups(file),
+            "tokenizer": values.get("tokenizer.ggml.model"),
+            "vocabulary": None if tokens is None else len(tokens),
+            "end_tokens": [int(token) for token in values.get("rkllm.end_tokens", [])],
+            "chat_template": "tokenizer.chat_template" in values,
+        }
+
+
+def has_chat_template(path: str | os.PathLike[str]) -> bool:
+    """Return whether a .rkllm file has a chat template."""
+    return bool(describe(path)["chat_template"])
+
+
+def _groups(file: Any) -> list[dict[str, Any]]:
+    """Return the tensors, those that differ only in the layer's number as one."""
+    keys = ("rkllm.tensor.format", "rkllm.tensor.rows", "rkllm.tensor.cols")
+    columns = [file.values.get(key, []) for key in keys]
+    if any(len(column) != len(file.tensors) for column in columns):
+        raise ModelFileError(f"{file.path}: its lists of tensors have another length than the file has tensors")
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for tensor, format, rows, cols in zip(file.tensors.values(), *columns):
+        shape = [int(rows), int(cols)] if format else [int(cols)]
+        name = re.sub(r"^blk\.\d+\.", "blk.*.", tensor.name)
+        key = (name, format, *shape)
+        group = groups.setdefault(
+            key, {"name": name, "format": format or "plain", "shape": shape, "count": 0, "bytes": 0}
+        )
+        group["count"] += 1
+        group["bytes"] += len(tensor.data)
+    return list(groups.values())
+
+
+@click.command("inspect", short_help="Print what a .rkllm file holds.")
+@click.argument("model", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str, as_json: bool) -> None:
+    """Print what the .rkllm file MODEL holds."""
+    facts = describe(model)
+    click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
+
+
+def _text(facts: dict[str, Any]) -> str:
+    rows = [
+        ("file", f"{facts['path']}, {facts['file_bytes'] / 1e6:.1f} MB, version {facts['version']}"),
+        ("name", facts["name"] or "-"),
+        ("made by", f"{facts['producer']}, {facts['algorithm']}, for {facts['platform']}"),
+        ("source", f"SHA-256 {facts['source']}"),
+        ("format", facts["format"]),
+        ("tokenizer", f"{facts['tokenizer']}, {facts['vocabulary']} tokens, ends with {facts['end_tokens']}"),
+        ("template", "yes" if facts["chat_template"] else "no"),
+        *((f"spec.{name}", str(value)) for name, value in facts["spec"].items()),
+    ]
+    lines = [f"{name:<26}{value}" for name, value in rows]
+    lines += ["", f"{'tensors':<30}{'count':>6}  {'format':<12}{'shape':<16}{'bytes':>14}"]
+    for group in facts["tensors"]:
+        shape = " x ".join(map(str, group["shape"]))
+        lines.append(f"{group['name']:<30}{group['count']:>6}  {group['format']:<12}{shape:<16}{group['bytes']:>14,}")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``rkllm-ext run``"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import sampling_options
+
+
+@click.command("run", short_help="Answer with a .rkllm file.")
+@click.argument("model", type=click.Path())
+@click.argument("prompt", required=False)
+@click.option(
+    "--chat/--raw",
+    default=None,
+    help="Use the model's chat template, or give it the prompt as it is. Default: the template, if there is one.",
+)
+@sampling_options(temperature=0.8)
+def command(model: str, prompt: str | None, chat: bool | None, **settings: Any) -> None:
+    """Answer PROMPT with the .rkllm file MODEL; without PROMPT, line after line."""
+    from ..llm import LLM
+    from .inspect import has_chat_template
+    from .talk import Talk, read_line
+
+    with LLM(model, **settings) as llm:
+        talk = Talk(llm, chat=has_chat_template(model) if chat is None else chat)
+        try:
+            if prompt is None:
+                talk.forever(read_line)
+            else:
+                talk.once(prompt)
+        finally:
+            talk.report()

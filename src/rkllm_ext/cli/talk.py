@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers on the terminal: one, or a conversation, and the figures at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import ContextFullError, RKLLMError
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+
+_HELP = "Ctrl-C stops an answer; /new begins a new conversation; /exit, Ctrl-D or Ctrl-C twice leaves."
+
+
+class Talk:
+    """What one user says to one model.
+
+    Parameters
+    ----------
+    llm
+        The model.
+    chat
+        True: lines are turns of a conversation in the model's chat template. False: each line is a prompt of its own.
+    """
+
+    def __init__(self, llm: LLM, chat: bool) -> None:
+        self._llm = llm
+        self._chat = chat
+        self._history: list[dict[str, str]] = []
+        self._figures = {"prefill_ms": 0.0, "generate_ms": 0.0, "prefill_tokens": 0, "generate_tokens": 0}
+        self._peak_mb = 0.0
+
+    def once(self, prompt: str) -> None:
+        """Stream one answer to stdout."""
+        self._history = [{"role": "user", "content": prompt}]
+        try:
+            self._play(prompt, [])
+        finally:
+            _put("\n")
+
+    def forever(self, read: Callable[[], str]) -> None:
+        """Answer line after line until the user leaves. `read` returns a line, or raises EOFError at their end."""
+        click.echo(_HELP, err=True)
+        interrupted = False  # a second Ctrl-C without a line in between leaves
+        while True:
+            try:
+                line = read().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if interrupted:
+                    return
+                interrupted = True
+                click.echo("\n(Ctrl-C again leaves)", err=True)
+                continue
+            if line in ("/exit", "/quit"):
+                return
+            if line == "/new":
+                self._history.clear()
+            elif line:
+                try:
+                    interrupted = not self._answer(line)
+                except RKLLMError as error:
+                    click.echo(f"rkllm-ext: {error}", err=True)
+
+    def _answer(self, line: str) -> bool:
+        """Stream the answer to a line; return whether it was left to end by itself."""
+        texts: list[str] = []
+        self._history.append({"role": "user", "content": line})
+        while True:
+            try:
+                self._play(line, texts)
+                ending = "\n"
+                break
+            except KeyboardInterrupt:
+                ending = " (stopped)\n"
+                break
+            except ContextFullError:
+                if not self._chat or len(self._history) < 3:
+                    self._history.pop()
+                    raise
+                del self._history[:2]  # the oldest question and its answer
+            except RKLLMError:
+                self._history.pop()
+                raise
+        _put(ending)
+        self._history.append({"role": "assistant", "content": "".join(texts)})
+        return ending == "\n"
+
+    def _play(self, line: str, texts: list[str]) -> None:
+        """Put the pieces of an answer on stdout as they come, and into `texts`."""
+        llm = self._llm
+        with contextlib.closing(llm.chat_stream(self._history) if self._chat else llm.stream(line)) as stream:
+            try:
+                for piece in stream:
+                    texts.append(piece.text)
+                    _put(piece.text)
+            finally:
+                stream.close()
+                self._count()
+
+    def _count(self) -> None:
+        perf = self._llm.perf
+        if perf is not None:
+            for name in self._figures:
+                self._figures[name] += getattr(perf, name)
+            self._peak_mb = max(self._peak_mb, perf.peak_memory_mb)
+
+    def report(self) -> None:
+        """Print load time, speeds, peak memory and file size to stderr."""
+        info, figures = self._llm.info, self._figures
+        prefill = f"prefill {figures['prefill_tokens']} tokens, {_rate(figures, 'prefill')}"
+        decode = f"decode {figures['generate_tokens']} tokens, {_rate(figures, 'generate')}"
+        click.echo(
+            f"[load {info.load_ms / 1000:.2f} s | {prefill} | {decode} | peak memory {self._peak_mb:.0f} MB | "
+            f"file {info.file_bytes / 1e6:.1f} MB, {info.format} | {info.isa}, {info.n_threads} threads]",
+            err=True,
+        )
+
+
+def read_line() -> str:
+    """Ask for a line on the terminal."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() history and editing
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
+    return input("> ")
+
+
+def _rate(figures: dict[str, float], stage: str) -> str:
+    milliseconds, tokens = figures[f"{stage}_ms"], figures[f"{stage}_tokens"]
+    return f"{1000 * tokens / milliseconds:.1f} tokens/s" if milliseconds else "- tokens/s"
+
+
+def _put(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLM: inputs and settings, answers and figures, and what is refused."""
+
+from __future__ import annotations
+
+import array
+import copy
+import ctypes
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rkllm_ext
+from rkllm_ext import LLM
+from rkllm_ext.chat import ChatTemplate
+from rkllm_ext.errors import BusyError, ContextFullError, InvalidArgumentError, ModelFileError, UnsupportedModelError
+
+PROMPT = "Once upon a time"
+GREEDY = {"top_k": 1, "ignore_eos": True, "max_new_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model: Path) -> Iterator[LLM]:
+    with LLM(tiny_model, max_context_len=256, max_new_tokens=8, n_threads=1) as model:
+        yield model
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+def test_text_and_its_tokens_give_the_same_answer(llm: LLM) -> None:
+    from_text = llm.generate(PROMPT, **GREEDY)
+    from_ids = llm.generate(llm.tokenize(PROMPT, add_bos=True), **GREEDY)
+    assert from_text.token_ids.dtype == np.int32
+    assert from_text.token_ids.tolist() == from_ids.token_ids.tolist()
+    assert from_text.text == from_ids.text
+    assert len(from_text.token_ids) == 12
+    assert from_text.finish_reason == "length"
+
+
+def test_a_stream_gives_the_pieces_of_the_answer(llm: LLM) -> None:
+    whole = llm.generate(PROMPT, **GREEDY)
+    pieces = list(llm.stream(PROMPT, **GREEDY))
+    assert [piece.token_id for piece in pieces] == whole.token_ids.tolist()
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert "token_id=" in repr(pieces[0])
+
+
+def test_greedy_is_the_most_probable_token_of_the_logits(llm: LLM) -> None:
+    ids = llm.tokenize(PROMPT)
+    logits = llm.logits(ids)
+    assert logits.shape == (len(ids), llm.info.vocab_size)
+    assert logits.dtype == np.float32
+    answer = llm.generate(ids, top_k=1, repeat_penalty=1.0, max_new_tokens=1, ignore_eos=True)
+    assert answer.token_ids.tolist() == [int(logits[-1].argmax())]
+
+
+def test_logits_of_text_are_those_of_its_tokens(llm: LLM) -> None:
+    np.testing.assert_array_equal(llm.logits(PROMPT), llm.logits(llm.tokenize(PROMPT, add_bos=True)))
+
+
+def test_any_contiguous_int32_buffer_is_an_input(llm: LLM) -> None:
+    ids = llm.tokenize(PROMPT)
+    expected = llm.generate(ids, **GREEDY).token_ids.tolist()
+    readonly = ids.copy()
+    readonly.flags.writeable = False
+    for form in (array.array("i", ids), memoryview(ids), readonly, (ctypes.c_int32 * len(ids))(*ids.tolist())):
+        assert llm.generate(form, **GREEDY).token_ids.tolist() == expected  # type: ignore[arg-type]
+
+
+def test_tokens_are_read_where_the_array_lies(llm: LLM) -> None:
+    ids = llm.tokenize(PROMPT)
+    answer = llm.generate(ids, **GREEDY)
+    assert answer.perf is not None
+    assert answer.perf.input_address == ids.ctypes.data
+    part = np.concatenate([ids, ids])[3:9]
+    assert llm.generate(part, **GREEDY).perf.input_address == part.ctypes.data  # type: ignore[union-attr]
+    assert llm.generate(PROMPT, **GREEDY).perf.input_address is None  # type: ignore[union-attr]
+
+
+def test_embeddings_are_read_where_the_array_lies(llm: LLM) -> None:
+    rows = np.random.default_rng(1).standard_normal((5, llm.info.dim)).astype(np.float32)
+    answer = llm.generate(rows, **GREEDY)
+    assert answer.perf is not None
+    assert answer.perf.input_address == rows.ctypes.data
+    assert answer.perf.prefill_tokens == 5
+    assert llm.generate(rows.copy(), **GREEDY).token_ids.tolist() == answer.token_ids.tolist()
+    assert llm.logits(rows).shape == (5, llm.info.vocab_size)
+
+
+def test_an_input_array_is_held_until_the_run_ends_and_not_longer(llm: LLM) -> None:
+    ids = array.array("i", llm.tokenize(PROMPT))
+    with llm.stream(ids, max_new_tokens=50, ignore_eos=True) as stream:
+        next(stream)
+        with pytest.raises(BufferError):
+            ids.append(1)  # the memory would move under the engine
+    ids.append(1)
+
+
+def test_the_same_seed_gives_the_same_answer(llm: LLM) -> None:
+    settings = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "ignore_eos": True, "max_new_tokens": 32}
+    first = llm.generate(PROMPT, seed=2**64 - 1, **settings)
+    again = llm.generate(PROMPT, seed=2**64 - 1, **settings)
+    other = llm.generate(PROMPT, seed=1, **settings)
+    assert first.token_ids.tolist() == again.token_ids.tolist()
+    assert first.token_ids.tolist() != other.token_ids.tolist()
+    assert first.perf is not None
+    assert first.perf.seed == 2**64 - 1
+
+
+def test_an_override_lasts_for_one_run(llm: LLM) -> None:
+    assert len(llm.generate(PROMPT, ignore_eos=True, max_new_tokens=3).token_ids) == 3
+    assert len(llm.generate(PROMPT, ignore_eos=True).token_ids) == 8
+    # A run that was refused leaves nothing behind, either.
+    with pytest.raises(InvalidArgumentError):
+        llm.generate(PROMPT, max_new_tokens=5, top_p=-1.0)
+    assert len(llm.generate(PROMPT, ignore_eos=True).token_ids) == 8
+
+
+def test_special_tokens_are_left_out_of_the_text_unless_asked_for(tiny_model: Path) -> None:
+    with LLM(tiny_model, max_context_len=512, max_new_tokens=400, temperature=50.0, top_k=0, top_p=1.0, seed=3) as llm:
+        with_them = llm.generate(PROMPT, ignore_eos=True, skip_special_token=False)
+        without = llm.generate(PROMPT, ignore_eos=True)
+        assert with_them.token_ids.tolist() == without.token_ids.tolist()
+        assert "<|im_start|>" in with_them.text
+        assert "<|im_" not in without.text
+
+
+def test_figures_of_a_run(llm: LLM) -> None:
+    ids = llm.tokenize(PROMPT)
+    answer = llm.generate(ids, **GREEDY)
+    perf = llm.perf
+    assert perf == answer.perf
+    assert perf is not None
+    assert perf.prefill_tokens == len(ids)
+    assert perf.finish_reason == "length"
+    assert perf.prefill_tokens_per_second > 0
+    assert perf.generate_tokens_per_second > 0
+    assert perf.peak_memory_mb > 1
+
+
+def test_a_model_that_has_not_run_has_no_figures(tiny_model: Path) -> None:
+    with LLM(tiny_model, max_context_len=64) as fresh:
+        assert fresh.perf is None
+        assert not fresh.is_running
+
+
+def test_facts_about_the_model(llm: LLM, tiny_model: Path) -> None:
+    info = llm.info
+    assert (info.dim, info.n_layers, info.n_heads, info.n_kv_heads, info.head_dim) == (64, 2, 4, 2, 16)
+    assert (info.max_context, info.max_context_len, info.n_threads) == (16384, 256, 1)
+    assert info.file_bytes == tiny_model.stat().st_size
+    assert info.format == "w8a8"
+    assert info.isa == rkllm_ext._rkllm.active_isa()  # type: ignore[attr-defined]
+
+
+def test_without_a_number_the_context_is_4096_or_the_models(tiny_model: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    with LLM(tiny_model) as model:
+        assert model.info.max_context_len == 4096
+    rkllm_ext.convert(tiny_llama, tmp_path / "short.rkllm", "w8a8")
+    with LLM(tmp_path / "short.rkllm") as model:
+        assert model.info.max_context_len == 512
+
+
+def test_tokens_and_text(llm: LLM) -> None:
+    ids = llm.tokenize("größe <|im_end|>")
+    assert llm.detokenize(ids) == "größe <|im_end|>"
+    assert llm.detokenize(ids, skip_special=True) == "größe "
+    assert len(llm.tokenize("<|im_end|>", parse_special=False)) > 1
+
+
+# ---- chat -----------------------------------------------------------------------------------------------------------
+
+
+def test_chat_is_the_rendered_template(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    # A template that writes the begin token gets no second one: the ids are those of the text alone.
+    ids = llm.tokenize(prompt)
+    answer = llm.chat(messages, **GREEDY)
+    assert answer.token_ids.tolist() == llm.generate(ids, **GREEDY).token_ids.tolist()
+    assert answer.perf is not None
+    assert answer.perf.prefill_tokens == len(ids)
+    assert "".join(piece.text for piece in llm.chat_stream(messages, **GREEDY)) == answer.text
+    # ... and the next plain prompt is treated as before.
+    assert llm.generate(PROMPT, **GREEDY).perf.prefill_tokens == len(llm.tokenize(PROMPT, add_bos=True))  # type: ignore[union-attr]
+
+
+def test_messages_that_are_none_are_refused(llm: LLM) -> None:
+    with pytest.raises(InvalidArgumentError):
+        llm.chat([])
+    with pytest.raises(InvalidArgumentError):
+        llm.chat("hi")  # type: ignore[arg-type]
+
+
+def test_a_model_without_a_template_says_so(tiny_llama: Path, tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    for file in tiny_llama.iterdir():
+        if file.name != "tokenizer_config.json":
+            (source / file.name).write_bytes(file.read_bytes())
+    rkllm_ext.convert(source, tmp_path / "plain.rkllm", "w8a8")
+    with (
+        LLM(tmp_path / "plain.rkllm", max_context_len=64) as model,
+        pytest.raises(UnsupportedModelError, match="no chat template"),
+    ):
+        model.chat([{"role": "user", "content": "hi"}])
+
+
+def test_begin_and_end_tokens_reach_the_template(llm: LLM) -> None:
+    llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=1)
+    assert llm._chat is not None
+    template, bos = llm._chat
+    assert isinstance(template, ChatTemplate)
+    assert bos == "<|im_start|>"
+    assert template._tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (np.arange(3), "elements 'l' of 8 bytes; int32 is needed"),
+        (np.zeros((2, 64)), "elements 'd' of 8 bytes; float32 is needed"),
+        (np.arange(8, dtype=np.int32)[::2], "not C-contiguous"),
+        (np.zeros((64, 4), np.float32).T, "not C-contiguous"),
+        (np.zeros((2, 63), np.float32), "rows of 63; the model's dimension is 64"),
+        (np.zeros(0, np.int32), "empty"),
+        (np.zeros((0, 64), np.float32), "empty"),
+        (np.zeros((1, 2, 64), np.float32), "an input is a str"),
+        (np.int32(3), "0 dimensions"),
+        ([1, 2], "is a list"),
+        (None, "is a NoneType"),
+        (b"text", "elements 'B'"),
+        ("", "prompt is empty"),
+        ("a\0b", "NUL"),
+        (np.array([5, 300], np.int32), "300"),
+        (np.array([-1], np.int32), "-1"),
+        (np.full((2, 64), np.nan, np.float32), "finite"),
+    ],
+)
+def test_a_wrong_input_is_refused_with_a_sentence_and_the_model_goes_on(llm: LLM, value: object, sentence: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=sentence):
+        llm.generate(value)  # type: ignore[arg-type]
+    assert not llm.is_running
+    assert len(llm.generate(PROMPT, **GREEDY).token_ids) == 12
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"temprature": 1.0}, "no setting 'temprature'; did you mean 'temperature'"),
+        ({"max_context_len": 5}, "set when the model is loaded"),
+        ({"top_k": "many"}, "top_k is 'many'; an integer is needed"),
+        ({"top_k": 2**31}, "32 bits"),
+        ({"top_p": "0.5"}, "top_p is '0.5'; a finite number is needed"),
+        ({"temperature": float("nan")}, "temperature is nan; a finite number"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is"),
+        ({"skip_special_token": "yes"}, "True or False"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(llm: LLM, setting: dict[str, object], sentence: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=sentence):
+        llm.generate(PROMPT, **setting)
+    assert len(llm.generate(PROMPT, **GREEDY).token_ids) == 12
+
+
+def test_a_wrong_setting_of_a_model_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="max_context_len"):
+        LLM(tiny_model, max_context_len=100000)
+    with pytest.raises(InvalidArgumentError, match="n_threads"):
+        LLM(tiny_model, max_context_len=64, n_threads=100000)
+    with pytest.raises(InvalidArgumentError, match="temperature"):
+        LLM(tiny_model, max_context_len=64, temperature=float("inf"))
+
+
+def test_a_prompt_that_is_too_long_is_a_full_context(llm: LLM) -> None:
+    with pytest.raises(ContextFullError, match="256"):
+        llm.generate(np.full(257, 5, np.int32))
+    with pytest.raises(ContextFullError, match="256"):
+        llm.logits(np.full(257, 5, np.int32))
+
+
+def test_an_answer_that_fills_the_context_ends_with_context(llm: LLM) -> None:
+    answer = llm.generate(np.full(250, 5, np.int32), max_new_tokens=-1, ignore_eos=True)
+    assert answer.finish_reason == "context"
+    assert len(answer.token_ids) == 6
+
+
+def test_a_path_that_is_no_model_is_a_model_file_error(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.rkllm"
+    empty.write_bytes(b"")
+    for path in (tmp_path / "missing.rkllm", tmp_path, empty):
+        with pytest.raises(ModelFileError, match=str(path)):
+            LLM(path)
+
+
+def test_adapters_and_prompt_states_are_refused_until_the_library_has_them(llm: LLM, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="LoRA"):
+        llm.load_lora(tmp_path / "a.rkllm", "a")
+    with pytest.raises(UnsupportedModelError, match="prompt cache"):
+        llm.load_prompt_cache(tmp_path / "a.bin")
+    with pytest.raises(InvalidArgumentError, match="no prompt cache is loaded"):
+        llm.release_prompt_cache()
+
+
+def test_a_closed_model_says_so_and_can_be_closed_again(tiny_model: Path) -> None:
+    model = LLM(tiny_model, max_context_len=64)
+    model.close()
+    model.close()
+    for call in (
+        lambda: model.generate(PROMPT),
+        lambda: model.stream(PROMPT),
+        lambda: model.chat([{"role": "user", "content": "hi"}]),
+        lambda: model.tokenize("x"),
+        lambda: model.detokenize([5]),
+        lambda: model.logits(PROMPT),
+        lambda: model.info,
+    ):
+        with pytest.raises(InvalidArgumentError, match="closed"):
+            call()
+    model.abort()
+    assert not model.is_running
+
+
+def test_a_second_run_is_refused_and_disturbs_nothing(llm: LLM) -> None:
+    with llm.stream(PROMPT, seed=5, max_new_tokens=200, ignore_eos=True) as stream:
+        first = next(stream)
+    expected = [piece.token_id for piece in llm.stream(PROMPT, seed=5, max_new_tokens=200, ignore_eos=True)]
+    assert expected[0] == first.token_id
+
+
+def test_a_busy_model_refuses(tiny_model: Path) -> None:
+    # The queue holds 1024 tokens: a run of many more cannot end while nobody reads it.
+    with LLM(tiny_model, max_context_len=16384, seed=5) as model:
+        stream = model.stream(PROMPT, max_new_tokens=5000, ignore_eos=True)
+        for call in (
+            lambda: model.generate(PROMPT),
+            lambda: model.logits(PROMPT),
+            lambda: model.chat([{"role": "user", "content": "hi"}]),
+        ):
+            with pytest.raises(BusyError):
+                call()
+        assert model.is_running
+        assert len(model.tokenize("tokens can be had meanwhile")) > 0
+        assert sum(1 for _ in stream) == 5000
+        assert stream.finish_reason == "length"
+        assert not model.is_running
+        assert len(model.generate(PROMPT, **GREEDY).token_ids) == 12
+
+
+def test_a_model_cannot_be_pickled_or_copied(llm: LLM) -> None:
+    for action in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="pickle"):
+            action(llm)
+    with llm.stream(PROMPT) as stream, pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(stream)
+
+
+def test_a_forked_child_is_told_to_load_the_model_itself(tiny_model: Path) -> None:
+    code = """
+import os, sys
+from rkllm_ext import LLM
+from rkllm_ext.errors import InvalidArgumentError
+model = LLM(sys.argv[1], max_context_len=64, n_threads=2)
+child = os.fork()
+if child == 0:
+    try:
+        model.generate("x")
+    except InvalidArgumentError as error:
+        print(error)
+    model.close()
+    sys.exit(0)
+status = os.waitpid(child, 0)[1]
+print(status, len(model.generate("x", max_new_tokens=2, ignore_eos=True).token_ids))
+"""
+    result = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "another process; load it after the fork" in result.stdout
+    assert result.stdout.splitlines()[-1] == "0 2"
+
+
+def test_an_unsupported_instruction_set_is_refused_by_name(tiny_model: Path) -> None:
+    code = "import sys, rkllm_ext; rkllm_ext.LLM(sys.argv[1], max_context_len=64)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_model)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "RKLLM_EXT_ISA": "mmx"},
+    )
+    assert result.returncode == 1
+    assert "InvalidArgumentError" in result.stderr
+    assert "mmx" in result.stderr.splitlines()[-1]
