@@ -75,6 +75,8 @@ def vocabulary_of_json(source: dict[str, Any], where: str) -> Vocabulary:
         index, text, flags = added_token(_object(row, where, "added token"), where)
         vocabulary.add(index, text, flags, where)
     check_texts(vocabulary.tokens, where)
+    if marks == "mark" and any(flags & NORMALIZED for flags in vocabulary.added.values()):
+        raise _unknown(where, "pre_tokenizer beside added tokens that are normalized", source.get("pre_tokenizer"))
     return vocabulary
 
 
