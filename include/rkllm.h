@@ -65,7 +65,7 @@ typedef struct {
 /* Everything rkllm_init needs; start from rkllm_createDefaultParam(). */
 typedef struct {
     const char* model_path;     /* path of a .rkllm file */
-    int32_t max_context_len;    /* tokens of prompt and answer together */
+    int32_t max_context_len;    /* tokens of prompt and answer together; 0: as the model allows, 4096 at most */
     int32_t max_new_tokens;     /* tokens of one answer; -1: until an end token or a full context */
     int32_t top_k;              /* keep the k most probable tokens; 1: greedy; 0 or less: all */
     float top_p;                /* keep the smallest set of tokens with this probability mass */

@@ -58,15 +58,17 @@ void AddedSet::split(std::string_view text, bool parse_special, bool spaces_are_
     if (token->flags & AddedToken::SPECIAL && !parse_special) continue;
     if (token->flags & AddedToken::SINGLE_WORD && inside_word(text, start, end)) continue;
     if (token->flags & AddedToken::LSTRIP) {
-      while (start > done) {
-        const size_t before = utf8_before(text, start);
-        if (!is_space(text, before, spaces_are_marks)) break;
-        start = before;
+      while (start > done && is_space(text, utf8_before(text, start), spaces_are_marks)) {
+        start = utf8_before(text, start);
       }
+      start = std::max(start, done);
     }
     if (token->flags & AddedToken::RSTRIP) {
       while (end < text.size() && is_space(text, end, spaces_are_marks)) end += utf8_length(text[end]);
     }
+    // A token of whitespace may lie in what the one before took along. As in the genuine library it counts, unless it
+    // strips to the left and nothing of it is left.
+    if (start >= end) continue;
     if (start > done) parts->push_back({-1, text.substr(done, start - done)});
     parts->push_back({token->id, {}});
     done = end;

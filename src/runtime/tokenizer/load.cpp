@@ -87,6 +87,12 @@ struct Loader {
 };
 
 void Loader::load_kinds() {
+  const int64_t version = file.get_int("rkllm.version");
+  if (version != 1) {
+    throw Error(ErrorCode::UNSUPPORTED_MODEL,
+                format("%s: rkllm.version is %lld, this runtime reads 1; use a newer runtime", file.path().c_str(),
+                       static_cast<long long>(version)));
+  }
   table.model = choice("rkllm.tokenizer.model", kModels);
   table.normalizer = choice("rkllm.tokenizer.normalizer", kNormalizers);
   table.split = choice("rkllm.tokenizer.split", kSplits);
