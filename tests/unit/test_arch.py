@@ -308,7 +308,7 @@ def test_llama3_scaling_has_three_bands() -> None:
 def test_dynamic_scaling_is_left_to_the_engine() -> None:
     found, fields = scaled_frequencies(10000.0, 16, {"type": "dynamic", "factor": 2.0}, 256, "x")
     assert np.array_equal(found, inverse_frequencies(10000.0, 16))
-    assert fields == {"rope_dynamic_factor": 2.0, "rope_original_context": 256}
+    assert fields == {"rope_dynamic_factor": 2.0, "rope_original_context": 256, "max_context": 16 * 256}
 
 
 @pytest.mark.parametrize("kind", ["yarn", "longrope", "su", "ntk"])
