@@ -239,7 +239,8 @@ cdef class Handle:
 
     @property
     def perf(self):
-        """Figures of the last run that ended, a dict; None before the first, or on a library without them."""
+        """Figures of the last run that ended, a dict; None before the first."""
+        need(<void*>ext_perf, "perf")
         cdef Job job = self.active
         if job is not None and queue_end(job.q) and self.llm != NULL:
             self.retire(job)

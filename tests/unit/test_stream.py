@@ -204,7 +204,7 @@ def test_no_thread_is_made_for_a_token(llm: LLM) -> None:
         before = len(os.listdir("/proc/self/task"))
         for _ in range(500):
             next(stream)
-        assert len(os.listdir("/proc/self/task")) == before
+        assert len(os.listdir("/proc/self/task")) <= before  # the thread of an earlier run may have gone
     assert threading.active_count() == 1
 
 

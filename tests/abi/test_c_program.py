@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A C program that is compiled against the installed header and library gives the answer that Python gives."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from compiling import Compile
+
+import rkllm_ext
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def program(compile_c: Compile) -> Path:
+    source = Path(__file__).with_name("text_program.c")
+    library = Path(rkllm_ext.library_path())
+    return compile_c(source, "text_program", "-std=c99", str(library), f"-Wl,-rpath,{library.parent}")
+
+
+def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def test_a_c_program_generates_the_text_that_python_generates(program: Path, tiny_model: Path) -> None:
+    result = run(program, tiny_model, PROMPT, 24)
+    assert result.returncode == 0, result.stderr
+    with rkllm_ext.LLM(tiny_model, max_context_len=256, top_k=1) as llm:
+        answer = llm.generate(PROMPT, max_new_tokens=24, ignore_eos=True)
+    assert answer.perf is not None
+    assert result.stdout == answer.text + "\n"
+    assert result.stderr == f"tokens 24, finished 1, prompt {answer.perf.prefill_tokens}, finish 2\n"
+
+
+def test_a_missing_model_is_a_sentence(program: Path, tmp_path: Path) -> None:
+    result = run(program, tmp_path / "missing.rkllm", PROMPT)
+    assert result.returncode == 1
+    assert "missing.rkllm" in result.stderr
+
+
+def test_an_empty_prompt_is_a_sentence(program: Path, tiny_model: Path) -> None:
+    result = run(program, tiny_model, "")
+    assert result.returncode == 1
+    assert "the prompt is empty" in result.stderr
+
+
+def test_a_wrong_setting_is_a_sentence(program: Path, tiny_model: Path) -> None:
+    result = run(program, tiny_model, PROMPT, 0)
+    assert result.returncode == 1
+    assert "max_new_tokens" in result.stderr
