@@ -70,9 +70,10 @@ std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback cal
 
 void check_infer_params(const RKLLMInferParam* params) {
   if (!params) return;
-  if (params->mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) not_here("the mode RKLLM_INFER_GET_LAST_HIDDEN_LAYER is");
-  if (params->mode != RKLLM_INFER_GENERATE)
-    throw Error(ErrorCode::INVALID_ARGUMENT, format("mode is %d, but there are 0 and 1", int(params->mode)));
+  const int mode = number_of(params->mode);
+  if (mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) not_here("the mode RKLLM_INFER_GET_LAST_HIDDEN_LAYER is");
+  if (mode != RKLLM_INFER_GENERATE)
+    throw Error(ErrorCode::INVALID_ARGUMENT, format("mode is %d, but there are 0 and 1", mode));
   if (params->lora_params) not_here("running with a LoRA adapter is");
   if (params->prompt_cache_params && params->prompt_cache_params->save_prompt_cache) not_here("saving a prompt cache is");
 }
@@ -85,8 +86,13 @@ int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* para
   auto occupied = std::make_unique<Occupied>(*use);
   if (!async) return run(*use, *occupied, run_input, userdata);
   try {
-    std::thread([use = std::move(use), occupied = std::move(occupied), run_input = std::move(run_input),
-                 userdata]() mutable { run(*use, *occupied, run_input, userdata); }).detach();
+    std::thread([handle, use = std::move(use), occupied = std::move(occupied), run_input = std::move(run_input),
+                 userdata]() mutable {
+      const InsideCall mark(handle);
+      const HandleUse own = std::move(use);
+      const std::unique_ptr<Occupied> held = std::move(occupied);  // goes before what it points into
+      run(*own, *held, run_input, userdata);
+    }).detach();
   } catch (const std::system_error&) {
     throw Error(ErrorCode::OUT_OF_MEMORY, "a thread for the run cannot be started");
   }
@@ -158,12 +164,12 @@ int rkllm_run_async(LLMHandle handle, RKLLMInput* rkllm_input, RKLLMInferParam* 
 }
 
 int rkllm_abort(LLMHandle handle) {
-  return guard([&] { HandleUse(handle)->session->request_abort(); });
+  return guard_look(handle, [](Runtime& runtime) { runtime.session->request_abort(); });
 }
 
 int rkllm_is_running(LLMHandle handle) {
   bool running = false;
-  guard([&] { running = HandleUse(handle)->busy; });
+  guard_look(handle, [&](Runtime& runtime) { running = runtime.busy; });
   return running ? 0 : 1;
 }
 
@@ -190,17 +196,16 @@ int rkllm_release_prompt_cache(LLMHandle handle) {
 const char* rkllm_ext_last_error(LLMHandle handle) {
   if (!handle) return last_sentence;
   int code = 0;
-  if (guard([&] { HandleUse(handle)->read_error(&code, handle_sentence, sizeof handle_sentence); }))
-    return last_sentence;
-  return handle_sentence;
+  const auto read = [&](Runtime& runtime) { runtime.read_error(&code, handle_sentence, sizeof handle_sentence); };
+  return guard_look(handle, read) ? last_sentence : handle_sentence;
 }
 
 int rkllm_ext_last_error_code(LLMHandle handle) {
   if (!handle) return last_code;
   int code = 0;
   char sentence[1024];
-  if (guard([&] { HandleUse(handle)->read_error(&code, sentence, sizeof sentence); })) return last_code;
-  return code;
+  const auto read = [&](Runtime& runtime) { runtime.read_error(&code, sentence, sizeof sentence); };
+  return guard_look(handle, read) ? last_code : code;
 }
 
 }  // extern "C"

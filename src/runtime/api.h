@@ -2,6 +2,7 @@
 // What the files of the C ABI (api*.cpp) share: the one place where exceptions end.
 #pragma once
 
+#include <cstring>
 #include <exception>
 #include <new>
 #include <string>
@@ -19,6 +20,15 @@ const char* kept_sentence() noexcept;
 // Throw Error(INVALID_ARGUMENT) unless the condition holds.
 inline void need(bool condition, const char* sentence) {
   if (!condition) throw Error(ErrorCode::INVALID_ARGUMENT, sentence);
+}
+
+// The number in an enum field of a caller, who may have put any there: reading it as the enum would be undefined.
+template <class Enum>
+int number_of(const Enum& field) {
+  int number;
+  static_assert(sizeof number == sizeof field, "enums of the interface are ints");
+  memcpy(&number, &field, sizeof number);
+  return number;
 }
 
 // "multimodal input is" not supported here.

@@ -20,7 +20,7 @@ struct Slot {
 
 Slot slots[kSlots];
 
-thread_local const Runtime* running = nullptr;
+thread_local const InsideCall* innermost = nullptr;
 
 uint64_t generation_of(uint64_t state) { return state >> kGenerationShift & 0xffff; }
 
@@ -86,13 +86,14 @@ void close_handle(LLMHandle handle) {
   std::atomic<uint64_t>& state = slots[use.slot_].state;
   if (!(state.fetch_and(~kOpen) & kOpen)) throw Error(ErrorCode::CLOSED, "the handle is closed already");
   use->session->request_end();
-  if (running == use.runtime_) return;
+  for (const InsideCall* call = innermost; call; call = call->outer_)
+    if (call->handle_ == handle) return;
   const timespec pause = {0, 200000};
   while ((state & kUsers) > kUser) nanosleep(&pause, nullptr);
 }
 
-RunningThread::RunningThread(const Runtime* runtime) : previous_(running) { running = runtime; }
+InsideCall::InsideCall(LLMHandle handle) : handle_(handle), outer_(innermost) { innermost = this; }
 
-RunningThread::~RunningThread() { running = previous_; }
+InsideCall::~InsideCall() { innermost = outer_; }
 
 }  // namespace rkllm

@@ -64,33 +64,47 @@ class HandleUse {
   Runtime* runtime_;
 };
 
-// Close a handle: abort its run and wait for it, but not when called by that run's own thread (its callback, or
-// a signal handler that interrupted it); the runtime then goes when the run ends. Async-signal-safe.
-// Throws Error(CLOSED).
+// Close a handle: end what is active on it and wait for that, but not when the calling thread is inside such a call
+// itself (its callback, or a signal handler that interrupted it); the runtime then goes when that call ends. May be
+// called in a signal handler. Throws Error(CLOSED).
 void close_handle(LLMHandle handle);
 
-// guard() for a call on a handle: body gets its runtime, and a failure is kept there as well.
+// Marks the calling thread as being inside a call on a handle; see close_handle. Made before the HandleUse of the call
+// and ended after it, so that no signal finds the thread using a handle without a mark.
+class InsideCall {
+ public:
+  explicit InsideCall(LLMHandle handle);
+  ~InsideCall();
+  InsideCall(const InsideCall&) = delete;
+  InsideCall& operator=(const InsideCall&) = delete;
+
+ private:
+  friend void close_handle(LLMHandle handle);
+  LLMHandle handle_;
+  const InsideCall* outer_;  // a callback may call with another handle
+};
+
+// guard() for a look at a handle: body gets its runtime.
+template <class Body>
+int guard_look(LLMHandle handle, const Body& body) noexcept {
+  return guard([&] {
+    const InsideCall mark(handle);
+    const HandleUse use(handle);
+    body(*use);
+  });
+}
+
+// guard() for a call on a handle: as above, and a failure is kept in the runtime as well.
 template <class Body>
 int guard_handle(LLMHandle handle, const Body& body) noexcept {
-  return guard([&] {
-    HandleUse use(handle);
-    const int code = guard([&] { body(*use); });
+  return guard_look(handle, [&](Runtime& runtime) {
+    const int code = guard([&] { body(runtime); });
     if (!code) return;
     const std::string sentence = kept_sentence();
-    use->keep_error(ErrorCode(code), sentence);
+    runtime.keep_error(ErrorCode(code), sentence);
     log(1, 'E', sentence);
     throw Error(ErrorCode(code), sentence);
   });
 }
-
-// Marks the calling thread as running a handle; see close_handle.
-class RunningThread {
- public:
-  explicit RunningThread(const Runtime* runtime);
-  ~RunningThread();
-
- private:
-  const Runtime* previous_;
-};
 
 }  // namespace rkllm

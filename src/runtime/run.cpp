@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <random>
 
 #include "api.h"
@@ -22,26 +23,34 @@ void Occupied::give_back() {
   if (!std::exchange(given_back_, true)) runtime_.busy = false;
 }
 
+namespace {
+
+// Counts are signed inside; one that is too large for that is too large for every context.
+int64_t count_of(size_t n) { return int64_t(std::min<uint64_t>(n, INT64_MAX)); }
+
+}  // namespace
+
 RunInput read_input(const RKLLMInput& input) {
+  const int type = number_of(input.input_type);
   RunInput run;
-  run.type = input.input_type;
-  switch (input.input_type) {
+  run.type = RKLLMInputType(type & 3);
+  switch (type) {
     case RKLLM_INPUT_PROMPT:
       need(input.prompt_input, "prompt_input is NULL");
       run.prompt = input.prompt_input;
       return run;
     case RKLLM_INPUT_TOKEN:
       need(input.token_input.input_ids, "token_input.input_ids is NULL");
-      run.sequence = {input.token_input.input_ids, nullptr, int64_t(input.token_input.n_tokens)};
+      run.sequence = {input.token_input.input_ids, nullptr, count_of(input.token_input.n_tokens)};
       return run;
     case RKLLM_INPUT_EMBED:
       need(input.embed_input.embed, "embed_input.embed is NULL");
-      run.sequence = {nullptr, input.embed_input.embed, int64_t(input.embed_input.n_tokens)};
+      run.sequence = {nullptr, input.embed_input.embed, count_of(input.embed_input.n_tokens)};
       return run;
     case RKLLM_INPUT_MULTIMODAL:
       not_here("multimodal input is");
   }
-  throw Error(ErrorCode::INVALID_ARGUMENT, format("input_type is %d, but there are 0 to 3", int(input.input_type)));
+  throw Error(ErrorCode::INVALID_ARGUMENT, format("input_type is %d, but there are 0 to 3", type));
 }
 
 std::vector<int32_t> prompt_ids(const Runtime& runtime, const std::string& prompt) {
@@ -83,7 +92,7 @@ class Delivery {
     const std::string text = decoder_.push(id);
     last_ = id;
     if (log_level() >= 2) log(2, 'I', format("token %d: %s", id, text.c_str()));
-    send(text, decoder_.pending() ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
+    send(text, text.empty() && decoder_.pending() ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
   }
 
   void end(LLMCallState state) { send(decoder_.finish(), state); }
@@ -133,7 +142,6 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery) {
 }  // namespace
 
 int run(Runtime& runtime, Occupied& occupied, RunInput& input, void* userdata) {
-  const RunningThread mark(&runtime);
   runtime.perf = {};
   return guard([&] {
     Delivery delivery(runtime, userdata);

@@ -64,4 +64,5 @@ def test_more_bits_and_smaller_groups_are_nearer_to_float(shared: Path, converte
     source = SHARED / "reference" / "qwen2-g512-bf16"
     ids = np.random.default_rng(2).integers(0, 1000, 300).astype(np.int32)
     kl = {dtype: mean_kl(converted(source, "fp32"), converted(source, dtype), ids) for dtype in WIDE}
-    assert kl["w4a16"] > kl["w4a16_g128"] > kl["w4a16_g64"] > kl["w4a16_g32"] > kl["w8a8"] > kl["w8a8_g128"] > kl["fp16"]
+    worst_first = ["w4a16", "w4a16_g128", "w4a16_g64", "w4a16_g32", "w8a8", "w8a8_g128", "fp16"]
+    assert sorted(worst_first, key=kl.__getitem__, reverse=True) == worst_first

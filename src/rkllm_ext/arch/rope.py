@@ -70,8 +70,12 @@ def scaled_frequencies(
     if kind == "dynamic":
         # The base grows with the length, so the original length is no limit; the genuine code sets none at all.
         longest = min(_DYNAMIC_REACH * max_context, 1 << 24)
-        fields = {"rope_dynamic_factor": number("factor"), "rope_original_context": max_context, "max_context": longest}
-        return inv_freq, fields
+        factor = number("factor")
+        return inv_freq, {
+            "rope_dynamic_factor": factor,
+            "rope_original_context": max_context,
+            "max_context": longest,
+        }
     if kind == "llama3":
         low, high = number("low_freq_factor"), number("high_freq_factor")
         return _llama3(inv_freq, number("factor"), low, high, number("original_max_position_embeddings")), {}
