@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from rkllm_ext._rkllm import GGUFFile, Tokenizer
-from rkllm_ext.tokenizer import TokenTable
 from tokenizer_file import (
     added,
+    byte_alphabet,
     random_text,
     tiny_byte_level,
     tiny_sentencepiece,
     words_of,
     write_tokenizer,
 )
+
+from rkllm_ext._rkllm import GGUFFile, Tokenizer
+from rkllm_ext.tokenizer import TokenTable
 
 FAMILIES = ["llama2", "llama3", "qwen2", "smollm2", "stories260K"]
 REFERENCES = ["llama-dynamic", "llama-llama3", "llama-mha-bin", "qwen2", "qwen2-g512-bf16"]
@@ -68,8 +71,8 @@ def check_random(ours: Tokenizer, oracle: Any, special: list[str], words: list[s
         text = random_text(rng, special, words)
         ids = ids_of(oracle, text)
         assert ours.encode(text).tolist() == ids, ascii(text)
-        random_ids = [rng.randrange(oracle.get_vocab_size() + 3) for _ in range(rng.randrange(20))]
-        for each in (ids, random_ids, [3 + index % 256 for index in random_ids]):
+        random_ids = [rng.randrange(ours.vocab_size) for _ in range(rng.randrange(20))]
+        for each in (ids, random_ids, [3 + index % 250 for index in random_ids]):
             shown = [index for index in each if index not in hidden]
             for skip in (False, True):
                 assert ours.decode(shown, skip) == oracle.decode(shown, skip_special_tokens=skip), shown
@@ -103,7 +106,8 @@ def test_special_tokens_in_the_text_are_parsed_or_kept_as_text(opened: Open) -> 
 
 def test_sentencepiece_prepends_a_mark_after_each_special_token(opened: Open) -> None:
     with opened(tiny_sentencepiece(), tokenizer_class="LlamaTokenizer", bos_token="<s>") as ours:
-        assert ours.encode("ab").tolist() == [262, 261]  # ▁a b: the pair of the lower rank goes first
+        assert ours.encode("ab").tolist() == [264]  # ▁a b, then ▁ab
+        assert ours.encode("bab").tolist() == [259, 261, 263]
         assert ours.encode("a</s>a").tolist() == [262, 2, 262]
         assert ours.encode("a", add_bos=True).tolist() == [1, 262]
         assert ours.encode("é a").tolist() == [259, 3 + 0xC3, 3 + 0xA9, 262]
@@ -171,8 +175,6 @@ def test_characters_without_tokens_become_one_unknown_token_or_many(opened: Open
 
 
 def test_a_tokenizer_is_used_from_many_threads(opened: Open) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with opened(tiny_sentencepiece()) as ours:
         texts = ["ab " * (index % 50) + chr(0x4E00 + index) for index in range(400)]
         expected = [ours.encode(text).tolist() for text in texts]
@@ -215,7 +217,8 @@ def test_whole_texts(opened: Open, shared: Path, family: str) -> None:
                 ids = ids_of(oracle, part)
                 assert ours.encode(part).tolist() == ids, name
                 assert ours.decode(ids) == oracle.decode(ids, skip_special_tokens=False), name
-            assert ours.decode(ours.encode(text)) == (text if family != "qwen2" else ours.decode(ours.encode(text)))
+            if family != "qwen2":  # it composes characters
+                assert ours.decode(ours.encode(text)) == text, name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -248,7 +251,7 @@ def test_sentencepiece_models_by_score(opened: Open, shared: Path, tmp_path: Pat
     words = words_of((shared / "text" / "udhr-all-languages.txt").read_text("utf-8"))
     rng = random.Random(3)
     texts = [random_text(rng, ["<s>", "</s>", "<unk>"], words) for _ in range(500)]
-    texts += [(shared / "text" / name).read_text("utf-8") for name in TEXTS]
+    texts += [(shared / "text" / name).read_text("utf-8")[:400_000] for name in TEXTS]
     with opened(alone) as ours:
         for text in texts:
             ids = oracle.encode(text)
@@ -269,7 +272,7 @@ def test_a_gguf_vocabulary_by_score_gives_the_ids_of_sentencepiece(shared: Path,
         assert ours.encode(text, parse_special=False).tolist() == oracle.encode(text)
 
 
-def test_a_byte_level_gguf_vocabulary_gives_the_ids_of_tokenizer_json(shared: Path, tmp_path: Path, opened: Open) -> None:
+def test_a_byte_level_gguf_vocabulary_gives_the_ids_of_tokenizer_json(shared: Path, tmp_path: Path) -> None:
     folder = shared / "tokenizers" / "smollm2"
     rows = {name: value for name, _, value in TokenTable.from_directory(folder).metadata()}
     tokens, pairs = rows["tokenizer.ggml.tokens"], rows["rkllm.tokenizer.merges"]
@@ -306,27 +309,22 @@ def test_every_code_point_is_classified_as_the_genuine_library_does(opened: Open
         isolated = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         source["pre_tokenizer"]["use_regex"] = False
         source["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [isolated, source["pre_tokenizer"]]}
-    # Whether "a" and the space are joined to a character shows its class: two merges make the words visible.
-    model = source["model"]
-    lasts = byte_alphabet_tail()
-    model["merges"] = [[last, "a"] for last in lasts] + [["Ġ", "\u00f0"], ["Ġ", "\u00e1"], ["Ġ", "\u00c2"]]
+    # Merges show the words: a space or a 1 joins the first byte of a character behind it in the same word, the last
+    # byte of a character joins an "a".
+    model, letters = source["model"], byte_alphabet()
+    model["merges"] = [[first, lead] for first in "Ġ1" for lead in [*letters[0x21:0x7F], *letters[0xC2:0xF5]]]
+    model["merges"] += [[last, "a"] for last in letters[0x80:0xC0]]
     model["vocab"] = {t: i for t, i in model["vocab"].items() if i < 256}
     for pair in model["merges"]:
         model["vocab"].setdefault("".join(pair), len(model["vocab"]))
     source["added_tokens"] = []
     oracle = genuine(source)
     with opened(source) as ours:
-        for start in range(0, 0x110000, 0x1000):
+        # Of the higher planes, some of each: they are letters throughout or not at all.
+        for start in [*range(0, 0x20000, 0x1000), *range(0x20000, 0x34000, 0x5000), 0xE0000, 0xF0000, 0x10F000]:
             codes = [code for code in range(start, start + 0x1000) if not 0xD800 <= code < 0xE000]
-            text = "".join(f" {chr(code)}a{chr(code)}1{chr(code)}{chr(code)} '" for code in codes)
+            text = "".join(f" {chr(code)}a{chr(code)}1{chr(code)} '" for code in codes)
             assert ours.encode(text).tolist() == ids_of(oracle, text), hex(start)
-
-
-def byte_alphabet_tail() -> list[str]:
-    """Return the printable characters of the bytes that end a UTF-8 sequence, and of ASCII."""
-    from tokenizer_file import byte_alphabet
-
-    return byte_alphabet()[0x21:0xC0]
 
 
 @pytest.mark.parametrize("mark", [0x301, 0x323, 0x345, 0x3099])
