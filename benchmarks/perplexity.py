@@ -67,7 +67,8 @@ def main() -> None:
             started = time.perf_counter()
             value, count = perplexity(path, text, arguments.tokens, arguments.context)
             seconds = time.perf_counter() - started
-            print(f"| {dtype or path.name} | {path.stat().st_size / 1e6:.1f} | {value:.3f} | {count} | {seconds:.0f} |", flush=True)
+            size = path.stat().st_size / 1e6
+            print(f"| {dtype or path.name} | {size:.1f} | {value:.3f} | {count} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

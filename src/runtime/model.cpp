@@ -37,7 +37,7 @@ void check_kind(const Container& file) {
                 format("%s: the file has version %lld of the format, this library reads %lld; convert the model again",
                        file.path().c_str(), static_cast<long long>(version), static_cast<long long>(kVersion)));
   const std::string_view type = file.get_string("general.type");
-  if (type != "model") refuse(file, "holds a " + std::string(type) + ", not a model");
+  if (type != "model") refuse(file, "is of the type '" + std::string(type) + "', not a model");
   for (std::string_view feature : file.get_strings("rkllm.required"))
     throw Error(ErrorCode::UNSUPPORTED_MODEL, file.path() + ": needs the feature '" + std::string(feature) +
                                                   "', which this version does not have; update rkllm_ext");
