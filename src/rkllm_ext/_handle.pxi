@@ -31,16 +31,7 @@ def _close_all():
 atexit.register(_close_all)
 
 
-cdef class Handle:
-    """A loaded model. Used through `rkllm_ext.LLM`, which checks and documents the settings.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-    **settings : int, float or bool
-        Fields of RKLLMParam; the library's defaults serve where none is given.
-    """
-
+cdef class BaseHandle:
     cdef LLMHandle llm
     cdef Job active      # the run that the library is on, or one whose end nobody has noticed yet
     cdef dict options    # as they are set in the library now
@@ -75,9 +66,6 @@ cdef class Handle:
         _open_handles.add(self)
         if <void*>ext_info != NULL and ext_info(self.llm, &info) == 0:
             self.dim = info.dim
-
-    def __del__(self):
-        self.close()
 
     def __reduce__(self):
         raise TypeError("a loaded model cannot be pickled; pickle its path and load it in the other process")
@@ -394,3 +382,20 @@ cdef class Handle:
         with nogil:
             code = rkllm_destroy(llm)
         check(code, NULL, "rkllm_destroy")
+
+
+class Handle(BaseHandle):
+    """A loaded model. Used through `rkllm_ext.LLM`, which checks and documents the settings.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    **settings : int, float or bool
+        Fields of RKLLMParam; the library's defaults serve where none is given.
+    """
+
+    __slots__ = ()
+
+    # A cdef class has no finalizer under the stable ABI; a class like this one has.
+    def __del__(self):
+        self.close()

@@ -23,33 +23,20 @@ cdef class Piece:
         return f"Piece(text={self.text!r}, token_id={self.token_id})"
 
 
-cdef class Stream:
-    """A run: an iterator of `Piece`, and a context manager that ends the run when it is left.
-
-    The model computes while the consumer works, at most 1024 tokens ahead. A run that is not read to its end is aborted by
-    `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after it.
-    One thread consumes a stream.
-
-    Attributes
-    ----------
-    finish_reason : str or None
-        "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort"; None before the end.
-    perf : dict or None
-        Figures of the run, from its end on.
-
-    Raises
-    ------
-    RKLLMError
-        When iterated: the run failed.
-    """
-
-    cdef Handle handle
+cdef class BaseStream:
+    cdef BaseHandle handle
     cdef Job job
     cdef queue_side* side  # the entries that were taken last; NULL before the first
     cdef size_t at         # the next one of them
     cdef size_t taken      # tokens of all sides
     cdef bint over
     cdef readonly object finish_reason
+
+    def __cinit__(self):
+        self.over = True  # until new_stream gives it a run
+
+    def __init__(self):
+        raise TypeError("a Stream is made by LLM.stream")
 
     def __iter__(self):
         return self
@@ -59,11 +46,6 @@ cdef class Stream:
 
     def __exit__(self, *_):
         self.close()
-
-    def __del__(self):
-        # A cancelled stream has nobody to wait for it: the handle waits before its next run.
-        if not self.over and self.job is not None and not self.job.abandoned:
-            self.close()
 
     def __reduce__(self):
         raise TypeError("a running stream cannot be pickled")
@@ -179,7 +161,7 @@ cdef class Stream:
 
     def close(self):
         """Abort the run, if it lasts, and wait for its end. A second call does nothing."""
-        if self.over or self.job is None:
+        if self.over:
             return
         self.over = True
         self.finish_reason = "abort"
@@ -190,8 +172,36 @@ cdef class Stream:
         self.handle.drain(self.job)
 
 
-cdef Stream new_stream(Handle handle, Job job):
-    cdef Stream stream = Stream.__new__(Stream)
+class Stream(BaseStream):
+    """A run: an iterator of `Piece`, and a context manager that ends the run when it is left.
+
+    The model computes while the consumer works, at most 1024 tokens ahead. A run that is not read to its end is aborted by
+    `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after it.
+    One thread consumes a stream.
+
+    Attributes
+    ----------
+    finish_reason : str or None
+        "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort"; None before the end.
+    perf : dict or None
+        Figures of the run, from its end on.
+
+    Raises
+    ------
+    RKLLMError
+        When iterated: the run failed.
+    """
+
+    __slots__ = ()
+
+    # A cdef class has no finalizer under the stable ABI; a class like this one has.
+    def __del__(self):
+        self.close()
+
+
+cdef BaseStream new_stream(BaseHandle handle, Job job):
+    cdef BaseStream stream = Stream.__new__(Stream)
     stream.handle = handle
     stream.job = job
+    stream.over = False
     return stream

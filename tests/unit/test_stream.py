@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from rkllm_ext import LLM
+from rkllm_ext import LLM, Stream
 from rkllm_ext.errors import BusyError, InvalidArgumentError
 
 PROMPT = "Once upon a time"
@@ -171,6 +171,11 @@ with LLM(sys.argv[1], max_context_len=4096, max_new_tokens=-1, n_threads=1) as l
     result = run(code, tiny_model)  # which fails when that takes minutes
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 4096, "KiB for 900 runs"
+
+
+def test_a_stream_is_not_made_by_hand() -> None:
+    with pytest.raises(TypeError, match=r"LLM\.stream"):
+        Stream()
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------
