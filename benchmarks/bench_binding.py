@@ -2,8 +2,8 @@
 """What does a token cost on its way to Python? Beside a C callback, and a ctypes callback that feeds a queue.Queue.
 
 The model is tests/abi/standin.c, which computes nothing. "full speed": it sends as fast as it can, and the figure is
-wall time per token. "paced": it sends one token each millisecond, as a model would, and the figure is processor time per
-token, which is what the binding takes away from the model's threads. The C callback is the floor; the others stand
+wall time per token. "paced": it sends one token each millisecond, as a model would, and the figure is processor time
+per token, which is what the binding takes away from the model's threads. The C callback is the floor; the others stand
 above it.
 
     python benchmarks/bench_binding.py [--tokens 200000] [--paced 1000]

@@ -93,7 +93,7 @@ cdef class BaseHandle:
         while not ended:
             with nogil:
                 rkllm_abort(llm)
-                ended = queue_wait(q, 50, 1)
+                ended = queue_wait(q, 50, 0)
             waited += 50
             if not ended and not is_extended() and waited >= PATIENCE_MS and rkllm_is_running(llm) != 0:
                 # Idle, and still no end: this library does not report an aborted run. Its half of the queue is lost.

@@ -59,8 +59,9 @@ cdef class BaseStream:
         self.taken += self.side.count
         return self.side.count > 0
 
-    cdef bint fill(self) except -1:
-        # Wait for an entry. Returns False at the end of the run. Raises what a signal handler raises, and the run's error.
+    cdef bint fill(self, size_t entries) except -1:
+        # Wait for so many entries, or for some time if there is one then. Returns False at the end of the run. Raises what a
+        # signal handler raises, and the run's error.
         cdef queue* q
         cdef int ready = 0
         while not self.over:
@@ -81,7 +82,7 @@ cdef class BaseStream:
                 self.close()
                 raise OutOfMemoryError("no memory for the text of a run")
             with nogil:
-                queue_wait(q, WAIT_MS, 0)
+                queue_wait(q, WAIT_MS, entries)
         return False
 
     cdef int finish(self) except -1:
@@ -102,7 +103,7 @@ cdef class BaseStream:
     def __next__(self):
         cdef Piece piece
         cdef size_t begin
-        if self.over or not (self.side != NULL and self.at < self.side.count or self.fill()):
+        if self.over or not (self.side != NULL and self.at < self.side.count or self.fill(1)):
             raise StopIteration
         begin = self.side.ends[self.at - 1] if self.at else 0
         piece = Piece.__new__(Piece)
@@ -116,7 +117,7 @@ cdef class BaseStream:
         cdef queue_side* side
         text = bytearray()
         ids = bytearray()
-        while self.fill():
+        while self.fill(QUEUE_HALF):  # nobody sees the single tokens: waking up for each would only take time from the model
             side = self.side
             begin = side.ends[self.at - 1] if self.at else 0
             text += side.text[begin:side.ends[side.count - 1]]
