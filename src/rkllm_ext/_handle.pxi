@@ -183,8 +183,8 @@ cdef class BaseHandle:
         finally:
             self.leave()
 
-    def start(self, given, options):
-        """Start a run with these options set and return its `Stream`."""
+    def start(self, given, options, stream_class):
+        """Start a run with these options set and return its stream, of a class derived from `BaseStream`."""
         cdef Job job
         cdef LLMHandle llm
         cdef int code
@@ -202,7 +202,7 @@ cdef class BaseHandle:
                 self.active = None
                 queue_release(job.q)
                 raise failure(code, llm, "rkllm_run_async")
-            return new_stream(self, job)
+            return new_stream(stream_class, self, job)
         finally:
             self.leave()
 

@@ -24,6 +24,9 @@ cdef class Piece:
 
 
 cdef class BaseStream:
+    """What `rkllm_ext.Stream` is made of. Whoever derives from it adds `__del__`, which calls `close`: under the stable
+    ABI a class like this one has no finalizer of its own."""
+
     cdef BaseHandle handle
     cdef Job job
     cdef queue_side* side  # the entries that were taken last; NULL before the first
@@ -90,7 +93,8 @@ cdef class BaseStream:
         self.handle.retire(self.job)
         if self.job.error is not None:
             self.finish_reason = "error"
-            raise self.job.error
+            error, self.job.error = self.job.error, None  # its traceback refers to this object
+            raise error
         if self.job.perf is not None:
             self.finish_reason = self.job.perf["finish_reason"]
         elif self.job.aborted:
@@ -148,7 +152,8 @@ cdef class BaseStream:
         return queue_end(self.job.q) != 0
 
     @property
-    def perf(self):
+    def figures(self):
+        """Figures of the run as a dict; None before its end."""
         return self.job.perf
 
     def cancel(self):
@@ -157,8 +162,9 @@ cdef class BaseStream:
             return
         self.over = True
         self.finish_reason = "abort"
-        self.handle.abort()
         self.job.abandoned = True
+        if self.handle.active is self.job:  # and not a later run
+            self.handle.abort()
 
     def close(self):
         """Abort the run, if it lasts, and wait for its end. A second call does nothing."""
@@ -173,35 +179,8 @@ cdef class BaseStream:
         self.handle.drain(self.job)
 
 
-class Stream(BaseStream):
-    """A run: an iterator of `Piece`, and a context manager that ends the run when it is left.
-
-    The model computes while the consumer works, at most 1024 tokens ahead. A run that is not read to its end is aborted by
-    `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after it.
-    One thread consumes a stream.
-
-    Attributes
-    ----------
-    finish_reason : str or None
-        "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort"; None before the end.
-    perf : dict or None
-        Figures of the run, from its end on.
-
-    Raises
-    ------
-    RKLLMError
-        When iterated: the run failed.
-    """
-
-    __slots__ = ()
-
-    # A cdef class has no finalizer under the stable ABI; a class like this one has.
-    def __del__(self):
-        self.close()
-
-
-cdef BaseStream new_stream(BaseHandle handle, Job job):
-    cdef BaseStream stream = Stream.__new__(Stream)
+cdef BaseStream new_stream(object stream_class, BaseHandle handle, Job job):
+    cdef BaseStream stream = stream_class.__new__(stream_class)
     stream.handle = handle
     stream.job = job
     stream.over = False
