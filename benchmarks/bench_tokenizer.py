@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast are the tokenizers, beside the `tokenizers` package?  pytest benchmarks/bench_tokenizer.py
 
-The column OPS counts texts a second; the printed figure "MB/s" of each row is what to compare. The shared data lies beside
-the repository; ours and theirs run on one thread.
+The printed figure "MB/s" of each row is what to compare; ours and theirs run on one thread. Needs the shared data
+beside the repository.
 """
 
 from __future__ import annotations

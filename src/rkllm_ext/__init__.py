@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rkllm_ext import errors
-    from rkllm_ext._rkllm import Piece, Stream, Tokenizer
+    from rkllm_ext._rkllm import Piece, Tokenizer
     from rkllm_ext.convert import convert
     from rkllm_ext.errors import (
         AbortedError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from rkllm_ext.llm import LLM
     from rkllm_ext.results import Generation, Info, Perf
+    from rkllm_ext.stream import Stream
 
     __version__: str
 
@@ -61,7 +62,7 @@ _MODULES = {
     "Info": "results",
     "Perf": "results",
     "Piece": "_rkllm",
-    "Stream": "_rkllm",
+    "Stream": "stream",
     "Tokenizer": "_rkllm",
     "convert": "convert",
     "AbortedError": "errors",

@@ -128,7 +128,7 @@ class GGUFFile:
 
     Examples
     --------
-    >>> with GGUFFile("model.gguf") as file:                   # doctest: +SKIP
+    >>> with GGUFFile("model.gguf") as file:
     ...     file.values["general.architecture"]
     'llama'
     """

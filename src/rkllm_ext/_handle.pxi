@@ -31,16 +31,7 @@ def _close_all():
 atexit.register(_close_all)
 
 
-cdef class Handle:
-    """A loaded model. Used through `rkllm_ext.LLM`, which checks and documents the settings.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-    **settings : int, float or bool
-        Fields of RKLLMParam; the library's defaults serve where none is given.
-    """
-
+cdef class BaseHandle:
     cdef LLMHandle llm
     cdef Job active      # the run that the library is on, or one whose end nobody has noticed yet
     cdef dict options    # as they are set in the library now
@@ -76,9 +67,6 @@ cdef class Handle:
         if <void*>ext_info != NULL and ext_info(self.llm, &info) == 0:
             self.dim = info.dim
 
-    def __del__(self):
-        self.close()
-
     def __reduce__(self):
         raise TypeError("a loaded model cannot be pickled; pickle its path and load it in the other process")
 
@@ -105,7 +93,7 @@ cdef class Handle:
         while not ended:
             with nogil:
                 rkllm_abort(llm)
-                ended = queue_wait(q, 50, 1)
+                ended = queue_wait(q, 50, 0)
             waited += 50
             if not ended and not is_extended() and waited >= PATIENCE_MS and rkllm_is_running(llm) != 0:
                 # Idle, and still no end: this library does not report an aborted run. Its half of the queue is lost.
@@ -195,8 +183,8 @@ cdef class Handle:
         finally:
             self.leave()
 
-    def start(self, given, options):
-        """Start a run with these options set and return its `Stream`."""
+    def start(self, given, options, stream_class):
+        """Start a run with these options set and return its stream, of a class derived from `BaseStream`."""
         cdef Job job
         cdef LLMHandle llm
         cdef int code
@@ -214,7 +202,7 @@ cdef class Handle:
                 self.active = None
                 queue_release(job.q)
                 raise failure(code, llm, "rkllm_run_async")
-            return new_stream(self, job)
+            return new_stream(stream_class, self, job)
         finally:
             self.leave()
 
@@ -394,3 +382,20 @@ cdef class Handle:
         with nogil:
             code = rkllm_destroy(llm)
         check(code, NULL, "rkllm_destroy")
+
+
+class Handle(BaseHandle):
+    """A loaded model. Used through `rkllm_ext.LLM`, which checks and documents the settings.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    **settings : int, float or bool
+        Fields of RKLLMParam; the library's defaults serve where none is given.
+    """
+
+    __slots__ = ()
+
+    # A cdef class has no finalizer under the stable ABI; a class like this one has.
+    def __del__(self):
+        self.close()

@@ -23,6 +23,7 @@
 #include "rkllm.h"
 
 #define QUEUE_ENTRIES 1024
+#define QUEUE_HALF (QUEUE_ENTRIES / 2)
 
 typedef struct {
   size_t count;
@@ -117,7 +118,7 @@ static void queue_put(queue* q, int32_t id, const char* text) {
   side = &q->sides[q->writing];
   if (q->keeping && side->count < QUEUE_ENTRIES) {
     if (!queue_append(side, id, text)) q->out_of_memory = 1;
-    if (side->count == 1 || q->out_of_memory) queue_notify(q);
+    if (side->count == 1 || side->count == QUEUE_HALF || q->out_of_memory) queue_notify(q);
   }
   pthread_mutex_unlock(&q->mutex);
 }
@@ -143,8 +144,9 @@ static void queue_callback(RKLLMResult* result, void* userdata, LLMCallState sta
 
 /* ---- the consumer ------------------------------------------------------------------------------------------------ */
 
-/* Wait for the end of the run, or with only_end 0 also for an entry, at most the given time. Returns whether it came. */
-static int queue_wait(queue* q, int milliseconds, int only_end) {
+/* Wait for the end of the run or for some entries (1 or QUEUE_HALF; 0: the end alone), at most the given time. Returns
+ * whether they came. */
+static int queue_wait(queue* q, int milliseconds, size_t entries) {
   struct timespec until;
   int ready, expired = 0;
   clock_gettime(CLOCK_MONOTONIC, &until);
@@ -153,7 +155,7 @@ static int queue_wait(queue* q, int milliseconds, int only_end) {
   until.tv_nsec %= 1000000000L;
   pthread_mutex_lock(&q->mutex);
   for (;;) {
-    ready = q->end != 0 || (!only_end && (q->sides[q->writing].count > 0 || q->out_of_memory));
+    ready = q->end != 0 || (entries > 0 && (q->sides[q->writing].count >= entries || q->out_of_memory));
     if (ready || expired) break;
     expired = pthread_cond_timedwait(&q->filled, &q->mutex, &until) == ETIMEDOUT;
   }

@@ -213,12 +213,14 @@ cdef extern from "_queue.h" nogil:
     ctypedef struct queue:
         int out_of_memory
 
+    int QUEUE_HALF
+
     queue* queue_new()
     void queue_retain(queue* q)
     void queue_release(queue* q)
     void queue_put_end(queue* q, int state)
     void queue_callback(RKLLMResult* result, void* userdata, LLMCallState state)
-    int queue_wait(queue* q, int milliseconds, int only_end)
+    int queue_wait(queue* q, int milliseconds, size_t entries)
     int queue_end(queue* q)
     queue_side* queue_take(queue* q)
     void queue_let_run_out(queue* q, int keeping)

@@ -23,33 +23,23 @@ cdef class Piece:
         return f"Piece(text={self.text!r}, token_id={self.token_id})"
 
 
-cdef class Stream:
-    """A run: an iterator of `Piece`, and a context manager that ends the run when it is left.
+cdef class BaseStream:
+    """What `rkllm_ext.Stream` is made of. Whoever derives from it adds `__del__`, which calls `close`: under the stable
+    ABI a class like this one has no finalizer of its own."""
 
-    The model computes while the consumer works, at most 1024 tokens ahead. A run that is not read to its end is aborted by
-    `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after it.
-    One thread consumes a stream.
-
-    Attributes
-    ----------
-    finish_reason : str or None
-        "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort"; None before the end.
-    perf : dict or None
-        Figures of the run, from its end on.
-
-    Raises
-    ------
-    RKLLMError
-        When iterated: the run failed.
-    """
-
-    cdef Handle handle
+    cdef BaseHandle handle
     cdef Job job
     cdef queue_side* side  # the entries that were taken last; NULL before the first
     cdef size_t at         # the next one of them
     cdef size_t taken      # tokens of all sides
     cdef bint over
     cdef readonly object finish_reason
+
+    def __cinit__(self):
+        self.over = True  # until new_stream gives it a run
+
+    def __init__(self):
+        raise TypeError("a Stream is made by LLM.stream")
 
     def __iter__(self):
         return self
@@ -59,11 +49,6 @@ cdef class Stream:
 
     def __exit__(self, *_):
         self.close()
-
-    def __del__(self):
-        # A cancelled stream has nobody to wait for it: the handle waits before its next run.
-        if not self.over and self.job is not None and not self.job.abandoned:
-            self.close()
 
     def __reduce__(self):
         raise TypeError("a running stream cannot be pickled")
@@ -77,8 +62,9 @@ cdef class Stream:
         self.taken += self.side.count
         return self.side.count > 0
 
-    cdef bint fill(self) except -1:
-        # Wait for an entry. Returns False at the end of the run. Raises what a signal handler raises, and the run's error.
+    cdef bint fill(self, size_t entries) except -1:
+        # Wait for so many entries, or for some time if there is one then. Returns False at the end of the run. Raises what a
+        # signal handler raises, and the run's error.
         cdef queue* q
         cdef int ready = 0
         while not self.over:
@@ -99,7 +85,7 @@ cdef class Stream:
                 self.close()
                 raise OutOfMemoryError("no memory for the text of a run")
             with nogil:
-                queue_wait(q, WAIT_MS, 0)
+                queue_wait(q, WAIT_MS, entries)
         return False
 
     cdef int finish(self) except -1:
@@ -107,7 +93,8 @@ cdef class Stream:
         self.handle.retire(self.job)
         if self.job.error is not None:
             self.finish_reason = "error"
-            raise self.job.error
+            error, self.job.error = self.job.error, None  # its traceback refers to this object
+            raise error
         if self.job.perf is not None:
             self.finish_reason = self.job.perf["finish_reason"]
         elif self.job.aborted:
@@ -120,7 +107,7 @@ cdef class Stream:
     def __next__(self):
         cdef Piece piece
         cdef size_t begin
-        if self.over or not (self.side != NULL and self.at < self.side.count or self.fill()):
+        if self.over or not (self.side != NULL and self.at < self.side.count or self.fill(1)):
             raise StopIteration
         begin = self.side.ends[self.at - 1] if self.at else 0
         piece = Piece.__new__(Piece)
@@ -134,7 +121,7 @@ cdef class Stream:
         cdef queue_side* side
         text = bytearray()
         ids = bytearray()
-        while self.fill():
+        while self.fill(QUEUE_HALF):  # nobody sees the single tokens: waking up for each would only take time from the model
             side = self.side
             begin = side.ends[self.at - 1] if self.at else 0
             text += side.text[begin:side.ends[side.count - 1]]
@@ -165,7 +152,8 @@ cdef class Stream:
         return queue_end(self.job.q) != 0
 
     @property
-    def perf(self):
+    def figures(self):
+        """Figures of the run as a dict; None before its end."""
         return self.job.perf
 
     def cancel(self):
@@ -174,12 +162,13 @@ cdef class Stream:
             return
         self.over = True
         self.finish_reason = "abort"
-        self.handle.abort()
         self.job.abandoned = True
+        if self.handle.active is self.job:  # and not a later run
+            self.handle.abort()
 
     def close(self):
         """Abort the run, if it lasts, and wait for its end. A second call does nothing."""
-        if self.over or self.job is None:
+        if self.over:
             return
         self.over = True
         self.finish_reason = "abort"
@@ -190,8 +179,9 @@ cdef class Stream:
         self.handle.drain(self.job)
 
 
-cdef Stream new_stream(Handle handle, Job job):
-    cdef Stream stream = Stream.__new__(Stream)
+cdef BaseStream new_stream(object stream_class, BaseHandle handle, Job job):
+    cdef BaseStream stream = stream_class.__new__(stream_class)
     stream.handle = handle
     stream.job = job
+    stream.over = False
     return stream

@@ -94,7 +94,7 @@ cdef class Tokenizer:
 
     Examples
     --------
-    >>> with Tokenizer("model.rkllm") as tokenizer:            # doctest: +SKIP
+    >>> with Tokenizer("model.rkllm") as tokenizer:
     ...     tokenizer.decode(tokenizer.encode("good morning"))
     'good morning'
     """

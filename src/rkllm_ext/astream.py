@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ._rkllm import Piece, Stream
+    from ._rkllm import Piece
+    from .results import Perf
+    from .stream import Stream
 
 
 class AsyncStream:
@@ -36,6 +38,11 @@ class AsyncStream:
     def finish_reason(self) -> str | None:
         """Why the run ended, as in `Generation`; None before the end."""
         return self._stream.finish_reason
+
+    @property
+    def perf(self) -> Perf | None:
+        """Figures of the run, from its end on."""
+        return self._stream.perf
 
     def __aiter__(self) -> Self:
         return self

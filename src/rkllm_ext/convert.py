@@ -98,7 +98,7 @@ def convert(
 
     Examples
     --------
-    >>> report = convert("tests/data/tiny-llama", "/tmp/tiny.rkllm", "w8a8")
+    >>> report = convert(source, out, "w8a8")
     >>> report.file_bytes == report.path.stat().st_size
     True
     """
@@ -117,14 +117,10 @@ def convert(
         work = checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
         lossless = 0
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
-            keys = model_keys(
-                checkpoint,
-                spec,
-                checkpoint.fingerprint(done.add),
-                format=quantized_dtype,
-                algorithm=algorithm,
-                platform=platform,
-            )
+            fingerprint = checkpoint.fingerprint(done.add)
+            with _naming(checkpoint.path):
+                how = {"format": quantized_dtype, "algorithm": algorithm, "platform": platform}
+                keys = model_keys(checkpoint, spec, fingerprint, **how)
             with ModelWriter(target, keys, entries) as file:
                 for entry in entries:
                     with _naming(checkpoint.path):

@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
-from ._rkllm import GGUFFile, Handle, Piece, Stream
-from .errors import ModelFileError, UnsupportedModelError
+from ._rkllm import GGUFFile, Handle, Piece, is_extended
+from .errors import UnsupportedModelError
 from .options import Value, checked, checked_overrides
 from .results import Generation, Info, Perf
+from .stream import Stream
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     Input = Union[str, Array]
 
 __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
-
-
-_CONTEXT_LEN = 4096
 
 
 class LLM:
@@ -112,7 +110,8 @@ class LLM:
             "skip_special_token": skip_special_token,
         }
         fixed = {
-            "max_context_len": _context_len(path) if max_context_len is None else max_context_len,
+            # 0: the library's own rule for None; another library has no such rule
+            "max_context_len": (0 if is_extended() else 4096) if max_context_len is None else max_context_len,
             "mirostat": mirostat,
             "mirostat_tau": mirostat_tau,
             "mirostat_eta": mirostat_eta,
@@ -165,7 +164,7 @@ class LLM:
         >>> with LLM(model_path, max_new_tokens=3, seed=1) as llm:
         ...     text = "".join(piece.text for piece in llm.stream("Once upon a time"))
         """
-        return self._handle.start(x, {**self._defaults, "add_bos": "auto", **checked_overrides(overrides)})
+        return self._handle.start(x, {**self._defaults, "add_bos": "auto", **checked_overrides(overrides)}, Stream)
 
     def astream(self, x: Input, **overrides: Any) -> AsyncStream:
         """Start a run and return an asynchronous iterator of its pieces, for `async for`. As `stream` otherwise.
@@ -197,7 +196,9 @@ class LLM:
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **overrides: Any) -> Stream:
         """Answer a conversation piece by piece. As `chat` and `stream`."""
         prompt, add_bos = self._prompt(messages)
-        return self._handle.start(prompt, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)})
+        return self._handle.start(
+            prompt, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}, Stream
+        )
 
     def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         # The text of a conversation, and whether the library is to put the begin token before it.
@@ -276,7 +277,8 @@ class LLM:
     @property
     def perf(self) -> Perf | None:
         """Figures of the last run that ended; None before the first."""
-        return _perf(self._handle.perf)
+        figures = self._handle.perf
+        return None if figures is None else Perf(**figures)
 
     @property
     def info(self) -> Info:
@@ -302,21 +304,8 @@ class LLM:
         raise TypeError("an LLM holds a loaded model and cannot be pickled; pickle its path and load it again")
 
 
-def _context_len(path: str | os.PathLike[str]) -> int:
-    # As much as the model was made for, within reason: the KV cache of a long context is large.
-    try:
-        with GGUFFile(path) as file:
-            return min(_CONTEXT_LEN, int(file.values.get("rkllm.spec.max_context", _CONTEXT_LEN)))
-    except (ModelFileError, UnsupportedModelError):  # not for this reader to judge: the library says what is wrong
-        return _CONTEXT_LEN
-
-
-def _perf(figures: dict[str, Any] | None) -> Perf | None:
-    return None if figures is None else Perf(**figures)
-
-
 def _whole(stream: Stream) -> Generation:
     text, ids = stream.collect()
     reason = stream.finish_reason
     assert reason is not None  # collect() returns at the end of the run
-    return Generation(text, ids, reason, _perf(stream.perf))
+    return Generation(text, ids, reason, stream.perf)

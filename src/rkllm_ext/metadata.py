@@ -35,6 +35,7 @@ def model_keys(
     fields = {field.name: (field.type, field.default is None) for field in _rkllm.spec_fields()}
     name, template = model_name(checkpoint), chat_template(checkpoint)
     tokenizer = tokenizer_keys(checkpoint)
+    _check_vocabulary(tokenizer, spec.size("vocab_size"))
     end = [value for key, _, value in tokenizer if key == "tokenizer.ggml.eos_token_id"]
     return [
         ("general.architecture", "string", "rkllm"),
@@ -98,6 +99,13 @@ def end_tokens(checkpoint: Checkpoint, vocab_size: int, of_tokenizer: Sequence[i
     if wrong:
         raise ModelFileError(f"the end token {wrong[0]!r} lies outside the vocabulary of {vocab_size} tokens")
     return sorted(set(ids))
+
+
+def _check_vocabulary(tokenizer: Iterable[Key], vocab_size: int) -> None:
+    # Fewer tokens than rows are usual: embeddings are padded. More would be ids that have no row.
+    n_tokens = max((len(value) for key, _, value in tokenizer if key == "tokenizer.ggml.tokens"), default=0)
+    if n_tokens > vocab_size:
+        raise ModelFileError(f"the tokenizer has {n_tokens} tokens, but the embedding has {vocab_size} rows")
 
 
 def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any]) -> list[int]:

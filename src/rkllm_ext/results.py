@@ -108,7 +108,7 @@ class Generation:
     Attributes
     ----------
     text
-        The answer.
+        The answer; a character that is not complete at its end is left out.
     token_ids : int32 [n]
         Its tokens.
     finish_reason

@@ -173,7 +173,7 @@ class ModelWriter:
             os.unlink(self._temporary)
 
     def _told(self, error: BaseException) -> BaseException:
-        if not isinstance(error, OSError) or isinstance(error, ModelFileError):
+        if not isinstance(error, OSError):
             return error
         advice = f"; {self.n_bytes / 1e6:.1f} MB are needed" if error.errno in _FULL else ""
         return ModelFileError(f"{self.path}: cannot be written: {error.strerror}{advice}; nothing was changed")

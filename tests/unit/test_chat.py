@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ def test_a_published_template_renders_as_its_makers_mean_it() -> None:
     template = ChatTemplate(SMOLLM2, "<|im_start|>", "<|im_end|>")
     assert template.render(HELLO) == system + user + "<|im_start|>assistant\n"
     assert template.render(HELLO, add_generation_prompt=False) == system + user
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    test = doctest.DocTestFinder().find(ChatTemplate.render, "render", globs={"ChatTemplate": ChatTemplate})[0]
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_blocks_swallow_their_line_and_indentation() -> None:

@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
+import doctest
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +289,21 @@ def test_the_report_names_the_cores(tiny_llama: Path, tmp_path: Path) -> None:
     assert convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", platform="rk3576", num_npu_core=1).num_npu_core == 1
 
 
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(copy: Path, tmp_path: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "vocab_size": 299}))
+    spoil(copy, "model.embed_tokens.weight", lambda array: array[:299])
+    with pytest.raises(ModelFileError, match="model: the tokenizer has 300 tokens, but the embedding has 299 rows"):
+        convert(copy, tmp_path / "m.rkllm", "w8a8")
+
+
+def test_the_example_of_the_documentation_runs(tiny_llama: Path, tmp_path: Path) -> None:
+    names = {"convert": convert, "source": tiny_llama, "out": tmp_path / "m.rkllm"}
+    test = doctest.DocTestParser().get_doctest(convert.__doc__ or "", names, "convert", None, 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
 # ---- progress and interruption ----
 
 
@@ -297,6 +320,20 @@ def test_nothing_is_printed_where_there_is_no_terminal(
 ) -> None:
     convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_bar(tiny_llama: Path, tmp_path: Path) -> None:
+    script = "import sys; from rkllm_ext import convert; convert(sys.argv[1], sys.argv[2], 'w8a8', progress=True)"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # a bar needs a width
+    try:
+        command = [sys.executable, "-c", script, str(tiny_llama), str(tmp_path / "m.rkllm")]
+        subprocess.run(command, stderr=theirs, check=True)
+        assert select.select([ours], [], [], 0)[0]
+        assert b"converting to w8a8:" in os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_ctrl_c_leaves_the_old_file_and_nothing_else(tiny_llama: Path, tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ PYTHON = {
     "convert": "errors _rkllm arch chat metadata progress quant readers tokenizer writer",
     "options": "errors",
     "results": "",
-    "astream": "errors _rkllm",
-    "llm": "errors _rkllm astream chat options results",
+    "stream": "_rkllm results",
+    "astream": "_rkllm results stream",
+    "llm": "errors _rkllm astream chat options results stream",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm arch chat convert llm progress quant readers results sources",
-    "__init__": "errors _rkllm convert llm results",
+    "__init__": "errors _rkllm convert llm results stream",
 }
 
 # C++: module or folder of src/runtime -> what it is built upon, directly; what those are built upon is allowed as well.

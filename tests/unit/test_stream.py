@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from rkllm_ext import LLM
+from rkllm_ext import LLM, Stream
 from rkllm_ext.errors import BusyError, InvalidArgumentError
 
 PROMPT = "Once upon a time"
@@ -117,7 +117,7 @@ def test_a_stream_that_was_read_stays_at_its_end(llm: LLM) -> None:
     assert list(stream) == []
     assert stream.finish_reason == "length"
     assert stream.perf is not None
-    assert stream.perf["finish_reason"] == "length"
+    assert stream.perf.finish_reason == "length"
 
 
 def test_pieces_of_an_ended_run_can_be_read_after_the_next_has_begun(llm: LLM) -> None:
@@ -128,7 +128,7 @@ def test_pieces_of_an_ended_run_can_be_read_after_the_next_has_begun(llm: LLM) -
     assert len(list(first)) == 5
     assert first.perf is not None
     assert second.perf is not None
-    assert (first.perf["generate_tokens"], second.perf.generate_tokens) == (4, 1)  # the first token is of the prefill
+    assert (first.perf.generate_tokens, second.perf.generate_tokens) == (4, 1)  # the first token is of the prefill
 
 
 def test_closing_the_model_ends_a_live_stream(tiny_model: Path) -> None:
@@ -171,6 +171,11 @@ with LLM(sys.argv[1], max_context_len=4096, max_new_tokens=-1, n_threads=1) as l
     result = run(code, tiny_model)  # which fails when that takes minutes
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 4096, "KiB for 900 runs"
+
+
+def test_a_stream_is_not_made_by_hand() -> None:
+    with pytest.raises(TypeError, match=r"LLM\.stream"):
+        Stream()
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------
@@ -360,6 +365,20 @@ def test_a_cancelled_task_ends_its_run(llm: LLM) -> None:
             await task
         answer = llm.generate(PROMPT, ignore_eos=True, max_new_tokens=3)
         assert len(answer.token_ids) == 3
+
+    asyncio.run(main())
+
+
+def test_dropping_an_old_stream_leaves_a_new_run_alone(llm: LLM) -> None:
+    async def main() -> None:
+        old = llm.astream(PROMPT, ignore_eos=True, max_new_tokens=3)
+        while llm.is_running:  # three tokens fit the queue: the run ends by itself
+            pass
+        new = llm.stream(PROMPT, ignore_eos=True, max_new_tokens=MANY)
+        del old
+        gc.collect()
+        assert sum(1 for _ in new) == MANY
+        assert new.finish_reason == "length"
 
     asyncio.run(main())
 

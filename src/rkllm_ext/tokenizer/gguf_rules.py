@@ -138,9 +138,9 @@ def _added(types: list[int], flags: int) -> dict[int, int]:
 
 
 def _list(values: Mapping[str, Any], key: str, element: type) -> list[Any]:
-    try:
-        return [element(item) for item in values[key]]
-    except KeyError:
-        raise ModelFileError(f"{_WHERE}: the key {key} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{_WHERE}: {key} is not a list of {element.__name__}: {error}") from None
+    if key not in values:
+        raise ModelFileError(f"{_WHERE}: the key {key} is missing")
+    found = values[key].tolist() if hasattr(values[key], "tolist") else values[key]
+    if not isinstance(found, list) or not all(isinstance(item, element) for item in found):
+        raise ModelFileError(f"{_WHERE}: {key} is not an array of {element.__name__}")
+    return found

@@ -2,19 +2,33 @@
 #include "cpu.h"
 
 #include <sched.h>
-#include <cstdio>
+#if defined(RKLLM_ARCH_x86_64)
+#include <cpuid.h>
+#endif
 
+#include <cstdio>
 #include <set>
 #include <string>
 #include <utility>
 
 namespace rkllm {
+namespace {
+
+#if defined(RKLLM_ARCH_x86_64)
+// GCC 10 and clang 14 have no __builtin_cpu_supports("f16c").
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
+}  // namespace
 
 uint32_t cpu_features() {
   uint32_t features = 0;
 #if defined(RKLLM_ARCH_x86_64)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (avx2) features |= CPU_AVX2;
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))

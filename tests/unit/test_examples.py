@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples of the docstrings of the package's front run as they are written."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import gguf
+import pytest
+
+import rkllm_ext
+from rkllm_ext import _rkllm
+
+
+@pytest.mark.parametrize(
+    "name", ["rkllm_ext", "rkllm_ext.llm", "rkllm_ext.stream", "rkllm_ext.astream", "rkllm_ext.options"]
+)
+def test_examples_of_a_module(name: str, tiny_model: Path) -> None:
+    module = importlib.import_module(name)
+    names = {"model_path": tiny_model, "LLM": rkllm_ext.LLM, **vars(module)}
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner()
+    found = [test for test in finder.find(module, name, globs=names) if test.examples]
+    for test in found:
+        runner.run(test)
+    assert found
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", ["GGUFFile", "Tokenizer"])
+def test_examples_of_the_binding(name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.rkllm").symlink_to(tiny_model)
+    writer = gguf.GGUFWriter("model.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    text = getattr(_rkllm, name).__doc__
+    test = doctest.DocTestParser().get_doctest(text, dict(vars(_rkllm)), name, None, 0)
+    runner = doctest.DocTestRunner()
+    runner.run(test)
+    assert test.examples
+    assert runner.failures == 0
