@@ -128,7 +128,7 @@ const char* rkllm_ext_metadata(LLMHandle handle, const char* key) {
 int rkllm_ext_perf(LLMHandle handle, RKLLMExtPerf* perf) {
   return guard_handle(handle, [&](Runtime& runtime) {
     need(perf, "perf is NULL");
-    *perf = runtime.perf;
+    *perf = runtime.perf();
   });
 }
 

@@ -37,16 +37,26 @@ void drop_user(int slot) {
 }  // namespace
 
 void Runtime::keep_error(ErrorCode code, const std::string& sentence) {
-  std::lock_guard<std::mutex> lock(error_mutex_);
+  std::lock_guard<std::mutex> lock(mutex_);
   error_code_ = int(code);
   error_sentence_ = sentence;
 }
 
 void Runtime::read_error(int* code, char* sentence, size_t capacity) const {
-  std::lock_guard<std::mutex> lock(error_mutex_);
+  std::lock_guard<std::mutex> lock(mutex_);
   *code = error_code_;
   strncpy(sentence, error_sentence_.c_str(), capacity - 1);
   sentence[capacity - 1] = 0;
+}
+
+void Runtime::set_perf(const RKLLMExtPerf& perf) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  perf_ = perf;
+}
+
+RKLLMExtPerf Runtime::perf() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return perf_;
 }
 
 LLMHandle add_handle(std::unique_ptr<Runtime> runtime) {

@@ -31,15 +31,19 @@ struct Runtime {
   RKLLMExtTokenizer tokenizer;
 
   std::atomic<bool> busy{false};
-  RKLLMExtPerf perf = {};
 
   void keep_error(ErrorCode code, const std::string& sentence);
   void read_error(int* code, char* sentence, size_t capacity) const;
 
+  // Figures of the last run; a run sets them at its beginning and before its last callback.
+  void set_perf(const RKLLMExtPerf& perf);
+  RKLLMExtPerf perf() const;
+
  private:
-  mutable std::mutex error_mutex_;
+  mutable std::mutex mutex_;  // guards what follows
   int error_code_ = 0;
   std::string error_sentence_;
+  RKLLMExtPerf perf_ = {};
 };
 
 // Give out a handle. Throws Error(OUT_OF_MEMORY) when all slots are taken.

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 
+#include "error.h"
+
 namespace rkllm {
 namespace {
 
 constexpr int kUngroupedA16 = 128;  // columns that share a 16-bit activation scale when the weights have no groups
 constexpr int kTileStep = 4;        // items are multiples of this many tiles, the widest register block
 constexpr int kItemsPerThread = 8;
+constexpr size_t kMostProducts = 4;  // of one job
 
 int activation_group(const Format& format, int64_t k) {
   if (format.group) return format.group;
@@ -90,10 +93,10 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     int tiles;
     int first_item;
   };
-  constexpr size_t kMost = 4;
-  Part parts[kMost];
+  Part parts[kMostProducts];
   int total_tiles = 0;
-  const size_t count = std::min(products.size(), kMost);
+  const size_t count = products.size();
+  if (count > kMostProducts) throw Error(ErrorCode::INTERNAL, "too many products in one job");
   for (size_t i = 0; i < count; i++) {
     const Linear& linear = *products.begin()[i].linear;
     const Layout& layout = linear.weight.layout;

@@ -116,7 +116,7 @@ uint64_t choose_seed(const Runtime& runtime) {
 }
 
 // Compute and deliver everything but the end. Throws Error.
-void produce(Runtime& runtime, RunInput& input, Delivery& delivery) {
+void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
   std::vector<int32_t> ids;
   if (input.type == RKLLM_INPUT_PROMPT) {
     log(2, 'I', "prompt: " + input.prompt);
@@ -124,36 +124,38 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery) {
     ids = prompt_ids(runtime, input.prompt);
     input.sequence = {ids.data(), nullptr, int64_t(ids.size())};
   } else {
-    runtime.perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
+    perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
                                                     : static_cast<const void*>(input.sequence.embed);
   }
   Generation settings = runtime.generation;
-  settings.seed = runtime.perf.seed = choose_seed(runtime);
+  settings.seed = perf.seed = choose_seed(runtime);
   Timing timing;
   const Finish finish =
       runtime.session->generate(input.sequence, settings, [&](int32_t id) { delivery.token(id); }, timing);
-  runtime.perf.prefill_ms = timing.prefill_ms;
-  runtime.perf.generate_ms = timing.generate_ms;
-  runtime.perf.prefill_tokens = timing.prefill_tokens;
-  runtime.perf.generate_tokens = timing.generate_tokens;
-  runtime.perf.finish = int32_t(finish);
+  perf.prefill_ms = timing.prefill_ms;
+  perf.generate_ms = timing.generate_ms;
+  perf.prefill_tokens = timing.prefill_tokens;
+  perf.generate_tokens = timing.generate_tokens;
+  perf.finish = int32_t(finish);
 }
 
 }  // namespace
 
 int run(Runtime& runtime, Occupied& occupied, RunInput& input, void* userdata) {
-  runtime.perf = {};
+  RKLLMExtPerf perf = {};
+  runtime.set_perf(perf);
   return guard([&] {
     Delivery delivery(runtime, userdata);
-    const int failed = guard([&] { produce(runtime, input, delivery); });
+    const int failed = guard([&] { produce(runtime, input, delivery, perf); });
     const std::string sentence = failed ? kept_sentence() : "";
     if (failed) {
-      runtime.perf.finish = RKLLM_EXT_FINISH_ERROR;
+      perf.finish = RKLLM_EXT_FINISH_ERROR;
       runtime.keep_error(ErrorCode(failed), sentence);
       log(1, 'E', sentence);
     }
-    runtime.perf.peak_memory_mb = peak_memory_mb();
-    if (!failed) log_stages(runtime.perf);
+    perf.peak_memory_mb = peak_memory_mb();
+    if (!failed) log_stages(perf);
+    runtime.set_perf(perf);
     occupied.give_back();
     delivery.end(failed ? RKLLM_RUN_ERROR : RKLLM_RUN_FINISH);
     if (failed) throw Error(ErrorCode(failed), sentence);
