@@ -11,9 +11,10 @@ from .formats import check_groups, find_format
 if TYPE_CHECKING:
     from .._rkllm import Format
 
-# The embedding and the output matrix: few bits hurt them most, and a token reads only one row of the embedding.
+# The embedding and the output matrix: few bits hurt them most, and so do 8-bit activations, whose outliers are largest
+# behind the last norm. A token reads only one row of the embedding.
 HEAD = ("token_embd.weight", "output.weight")
-_HEAD_FORMAT = "w8a16_g32"  # of a 4-bit model; fp16 where its group does not fit
+_HEAD_FORMAT = "w8a16_g32"  # of quantized models; fp16 where its group does not fit
 
 
 def plan(
@@ -28,8 +29,8 @@ def plan(
     quantized_dtype
         The format that was asked for.
     head_format
-        The format of the embedding and the output matrix. None: `quantized_dtype`, but 8 bits with 16-bit activations
-        in 4-bit models.
+        The format of the embedding and the output matrix. None: 8 bits with 16-bit activations in quantized models,
+        `quantized_dtype` in others.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def plan(
 
 
 def _head(asked: Format, columns: int) -> Format:
-    if asked.bits != 4:
+    if asked.bits > 8:
         return asked
     head = find_format(_HEAD_FORMAT, offered_only=False)
     return find_format("fp16") if columns % head.group else head
