@@ -164,7 +164,7 @@ class LLM:
         >>> with LLM(model_path, max_new_tokens=3, seed=1) as llm:
         ...     text = "".join(piece.text for piece in llm.stream("Once upon a time"))
         """
-        return self._handle.start(x, {**self._defaults, "add_bos": "auto", **checked_overrides(overrides)}, Stream)
+        return self._start(x, "auto", overrides)
 
     def astream(self, x: Input, **overrides: Any) -> AsyncStream:
         """Start a run and return an asynchronous iterator of its pieces, for `async for`. As `stream` otherwise.
@@ -196,9 +196,10 @@ class LLM:
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **overrides: Any) -> Stream:
         """Answer a conversation piece by piece. As `chat` and `stream`."""
         prompt, add_bos = self._prompt(messages)
-        return self._handle.start(
-            prompt, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}, Stream
-        )
+        return self._start(prompt, add_bos, overrides)
+
+    def _start(self, x: Input, add_bos: str, overrides: Mapping[str, Any]) -> Stream:
+        return self._handle.start(x, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}, Stream)
 
     def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         # The text of a conversation, and whether the library is to put the begin token before it.

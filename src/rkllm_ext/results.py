@@ -110,7 +110,7 @@ class Generation:
     text
         The answer; a character that is not complete at its end is left out.
     token_ids : int32 [n]
-        Its tokens.
+        Its tokens, a numpy array; an array.array where there is no numpy.
     finish_reason
         "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort".
     perf

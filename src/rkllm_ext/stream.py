@@ -11,8 +11,8 @@ class Stream(BaseStream):
     """A run: an iterator of `Piece`, and a context manager that ends the run when it is left. Made by `LLM.stream`.
 
     The model computes while the consumer works, at most some 2000 tokens ahead. A run that is not read to its end is
-    aborted by `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after it.
-    One thread consumes a stream.
+    aborted by `close`, by leaving the `with` block, or when the stream is garbage; the model can be used again after
+    it. One thread consumes a stream.
 
     Attributes
     ----------

@@ -51,3 +51,10 @@ def test_a_wrong_setting_is_a_sentence(program: Path, tiny_model: Path) -> None:
     result = run(program, tiny_model, PROMPT, 0)
     assert result.returncode == 1
     assert "max_new_tokens" in result.stderr
+
+
+def test_the_queue_of_the_binding_keeps_its_promises(compile_c: Compile, repo: Path) -> None:
+    source = Path(__file__).with_name("queue_program.c")
+    queue = compile_c(source, "queue_program", "-std=gnu99", f"-I{repo}/src/rkllm_ext", "-lpthread")
+    result = run(queue)
+    assert (result.returncode, result.stdout) == (0, "the queue keeps its promises\n"), result.stderr

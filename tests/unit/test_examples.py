@@ -14,11 +14,9 @@ import rkllm_ext
 from rkllm_ext import _rkllm
 
 
-@pytest.mark.parametrize(
-    "name", ["rkllm_ext", "rkllm_ext.llm", "rkllm_ext.stream", "rkllm_ext.astream", "rkllm_ext.options"]
-)
+@pytest.mark.parametrize("name", ["", ".llm", ".stream", ".astream", ".options"])
 def test_examples_of_a_module(name: str, tiny_model: Path) -> None:
-    module = importlib.import_module(name)
+    module = importlib.import_module(f"rkllm_ext{name}")
     names = {"model_path": tiny_model, "LLM": rkllm_ext.LLM, **vars(module)}
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner()

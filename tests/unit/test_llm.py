@@ -391,6 +391,27 @@ print(status, len(model.generate("x", max_new_tokens=2, ignore_eos=True).token_i
     assert result.stdout.splitlines()[-1] == "0 2"
 
 
+def test_a_model_answers_without_numpy(tiny_model: Path) -> None:
+    code = """
+import array, sys
+
+class NoNumpy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            raise ModuleNotFoundError("No module named 'numpy'", name=name)
+
+sys.meta_path.insert(0, NoNumpy())
+from rkllm_ext import LLM
+with LLM(sys.argv[1], max_context_len=64, max_new_tokens=3) as llm:
+    ids = llm.tokenize("hello")
+    answer = llm.generate(array.array("i", ids), ignore_eos=True)
+    print(type(ids).__name__, type(answer.token_ids).__name__, len(answer.token_ids), llm.detokenize(ids))
+"""
+    result = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "array array 3 hello\n"
+
+
 def test_an_unsupported_instruction_set_is_refused_by_name(tiny_model: Path) -> None:
     code = "import sys, rkllm_ext; rkllm_ext.LLM(sys.argv[1], max_context_len=64)"
     result = subprocess.run(

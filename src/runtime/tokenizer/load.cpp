@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the tokenizer keys of a file to a token table. The file is not trusted: each id, size and string is checked here,
-// so that nothing behind this file has to.
+// From the tokenizer keys of a file to a token table. The file is not trusted: each id, size and string is checked
+// here, so that nothing behind this file has to.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
