@@ -43,7 +43,7 @@ def format_options(function: Function) -> Function:
         "--head-dtype",
         "head_format",
         type=FormatName(offered_only=False),
-        help="Format of the embedding and the output matrix; 8 bits with 16-bit activations in quantized models unless given.",
+        help="Format of the embedding and the output matrix; in quantized models 8 bits with 16-bit activations.",
     )(function)
     return click.option("--dtype", type=FormatName(), default="w4a16_g32", show_default=True, help="Weight format.")(
         function
