@@ -49,10 +49,9 @@ def tiny_model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave slow tests out unless -m says which tests to run."""
+    """Leave out what takes long or needs special tools, unless -m says which tests to run."""
     if config.getoption("markexpr"):
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    left_out = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("cross")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]

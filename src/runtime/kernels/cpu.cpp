@@ -4,6 +4,8 @@
 #include <sched.h>
 #if defined(RKLLM_ARCH_x86_64)
 #include <cpuid.h>
+#elif defined(RKLLM_ARCH_aarch64)
+#include <sys/auxv.h>
 #endif
 
 #include <cstdio>
@@ -33,6 +35,9 @@ uint32_t cpu_features() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
     features |= CPU_AVX512_VNNI;
+#elif defined(RKLLM_ARCH_aarch64)
+  constexpr unsigned long dot_product = 1ul << 20;  // HWCAP_ASIMDDP, which older kernel headers do not name
+  if (getauxval(AT_HWCAP) & dot_product) features |= CPU_DOTPROD;
 #endif
   return features;
 }

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// arm64 with the dot-product extension (RK3588's Cortex-A76 and A55): sdot takes one step of the tile layout.
+#include <arm_neon.h>
+#include <stdint.h>
+
+#include "kernels.h"
+
+namespace rkllm {
+namespace {
+
+constexpr int kTokens = 2;
+constexpr int kTiles = 1;
+
+#include "neon.inl"
+
+inline I dot_s8(I acc, C w, int32_t x4) {
+  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(x4));
+  for (int i = 0; i < 4; i++) acc.v[i] = vdotq_s32(acc.v[i], vreinterpretq_s8_u8(w.v[i]), x);
+  return acc;
+}
+inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
+
+#include "ops.inl"
+
+}  // namespace
+
+void use_dotprod(Kernels& table) { fill(table); }
+
+}  // namespace rkllm

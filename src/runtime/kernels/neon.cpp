@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every arm64 processor: byte products by widening multiplies (RK3576's Cortex-A72 has no dot product).
+#include <arm_neon.h>
+#include <stdint.h>
+
+#include "kernels.h"
+
+namespace rkllm {
+namespace {
+
+constexpr int kTokens = 2;
+constexpr int kTiles = 1;
+
+#include "neon.inl"
+
+// acc + sums of four neighbouring products. A product of two bytes fits 16 bits, and so does the sum of two unless both
+// are -128 * -128, which no weight allows.
+inline I dot_s8(I acc, C w, int32_t x4) {
+  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(x4));
+  for (int i = 0; i < 4; i++) {
+    const int8x16_t codes = vreinterpretq_s8_u8(w.v[i]);
+    const int16x8_t first = vmull_s8(vget_low_s8(codes), vget_low_s8(x)), second = vmull_high_s8(codes, x);
+    acc.v[i] = vpadalq_s16(acc.v[i], vpaddq_s16(first, second));
+  }
+  return acc;
+}
+inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
+
+#include "ops.inl"
+
+}  // namespace
+
+void use_neon(Kernels& table) { fill(table); }
+
+}  // namespace rkllm

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine on emulated arm64 processors: every kernel, and the very logits that this machine computes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import rkllm_ext
+from rkllm_ext import _rkllm
+
+PREFIX = "aarch64-linux-gnu-"
+SYSROOT = "/usr/aarch64-linux-gnu"
+EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+#: Processor model -> the strongest instruction set it has: RK3576's big cores, RK3588's, everything.
+PROCESSORS = {"cortex-a72": "neon", "cortex-a76": "dotprod", "max": "dotprod"}
+
+pytestmark = [
+    pytest.mark.cross,
+    pytest.mark.skipif(not EMULATOR, reason="needs qemu-user-static"),
+    pytest.mark.skipif(not shutil.which(PREFIX + "g++"), reason="needs g++-aarch64-linux-gnu"),
+    pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake"),
+]
+
+
+@pytest.fixture(scope="module")
+def build(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build library and native tests for arm64."""
+    folder = tmp_path_factory.mktemp("aarch64")
+    toolchain = folder / "toolchain.cmake"
+    toolchain.write_text(
+        "set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR aarch64)\n"
+        f"set(CMAKE_C_COMPILER {PREFIX}gcc)\nset(CMAKE_CXX_COMPILER {PREFIX}g++)\n"
+    )
+    options = ["-DRKLLM_EXT_PYTHON=OFF", "-DRKLLM_EXT_TESTS=ON", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"]
+    run("cmake", "-S", repo, "-B", folder / "build", *options)
+    run("cmake", "--build", folder / "build", "--parallel", str(os.cpu_count() or 1))
+    return folder / "build"
+
+
+@pytest.fixture(scope="module")
+def models(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
+    paths = []
+    for dtype in ("fp32", "fp16", "w8a8", "w4a16", "w4a16_g32", "w4a16_g64"):
+        paths.append(folder / f"{dtype}.rkllm")
+        rkllm_ext.convert(tiny_llama, paths[-1], dtype)
+    return paths
+
+
+def run(*command: object, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def emulate(processor: str, build: Path, program: Path, *arguments: object) -> str:
+    library_path = f"LD_LIBRARY_PATH={build}"
+    return run(EMULATOR, "-cpu", processor, "-L", SYSROOT, "-E", library_path, program, *arguments)
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("name", ["test_kernels", "test_numeric", "test_sampler", "test_thread_pool"])
+def test_native_tests_pass(processor: str, name: str, build: Path) -> None:
+    emulate(processor, build, build / "tests" / "native" / name)
+
+
+def compile_program(compiler: str, library: Path, repo: Path, out: Path) -> Path:
+    source = repo / "tests" / "cross" / "logits_program.c"
+    run(compiler, "-std=c99", f"-I{repo / 'include'}", source, library, f"-Wl,-rpath,{library.parent}", "-o", out)
+    return out
+
+
+def test_logits_are_those_of_this_machine(build: Path, models: list[Path], repo: Path, tmp_path: Path) -> None:
+    host_compiler = shutil.which("cc") or "gcc"
+    host = compile_program(host_compiler, Path(_rkllm.library_path()), repo, tmp_path / "host")
+    foreign = compile_program(PREFIX + "gcc", build / "librkllmrt.so", repo, tmp_path / "foreign")
+    expected = [line.split()[1:] for line in run(host, *models).splitlines()]
+    assert len(expected) == len(models)
+    for processor, isa in PROCESSORS.items():
+        lines = [line.split() for line in emulate(processor, build, foreign, *models).splitlines()]
+        assert {line[0] for line in lines} == {isa}
+        assert [line[1:] for line in lines] == expected, processor
