@@ -20,10 +20,16 @@ REFERENCES = [
     "qwen2",
     "qwen2-g512-bf16",
     "internlm2",
+    "phi3",
+    "phi3-fp16",
+    "gemma",
+    "gemma2",
+    "minicpm",
+    "phi",
 ]
 
 #: Those whose tokenizer is not supported yet. Their weights are converted beside tokens that are only numbers.
-NUMBERED = ["internlm2"]
+NUMBERED = ["internlm2", "gemma", "gemma2"]
 
 #: Formats that can be asked for by name.
 FORMATS = [format.name for format in _rkllm.formats() if format.offered]

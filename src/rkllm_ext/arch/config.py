@@ -70,7 +70,7 @@ def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) ->
         found["vocab_size"] = shapes["token_embd.weight"][0]
     values = _checked(found, family, "gguf")
     rope_dim, value_dim = values.get("rope_dim"), gguf_value(config, "attention.value_length")
-    if rope_dim not in (None, values["head_dim"]):
+    if not family.partial_rotary and rope_dim not in (None, values["head_dim"]):
         raise UnsupportedModelError(
             f"{where('gguf')}: {rope_dim} of the {values['head_dim']} dimensions of a head are rotated; "
             f"models of the {family.name} family rotate all"
@@ -87,13 +87,14 @@ def _found(keys: Mapping[str, str | Rule], get: Get, kind: str) -> dict[str, Any
 
 
 def _computed(rule: Rule, get: Get, kind: str) -> Any:
-    numbers = [get(key) for key in rule.keys]
-    if any(value is None for value in numbers):
+    values = [get(key) for key in rule.keys]
+    if any(value is None for value in values):
         return None
+    numbers = [_number(value, key, kind) for value, key in zip(values, rule.keys)]
     try:
-        return rule.of(*(_number(value, key, kind) for value, key in zip(numbers, rule.keys)))
+        return rule.of(*numbers)
     except (ArithmeticError, ValueError):
-        shown = ", ".join(f"{key} = {value}" for key, value in zip(rule.keys, numbers))
+        shown = ", ".join(f"{key} = {value}" for key, value in zip(rule.keys, values))
         raise ModelFileError(f"{where(kind)}: {shown} cannot be used") from None
 
 

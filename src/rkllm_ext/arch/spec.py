@@ -70,8 +70,8 @@ class ModelSpec(Mapping[str, Value]):
         return f"ModelSpec({self._values})"
 
     def size(self, name: str) -> int:
-        """Return a size by name: a field, or the width of all query heads (``q_dim``), of all key heads (``kv_dim``), of
-        the query heads that share a key head (``group_dim``).
+        """Return a size by name: a field, or the width of all query heads (``q_dim``), of all key heads (``kv_dim``) or
+        of the query heads that share a key head (``group_dim``).
         """
         if name == "q_dim":
             return self.size("n_heads") * self.size("head_dim")
@@ -288,6 +288,7 @@ class Family:
     tensors: Mapping[str, Slot]
     constants: Mapping[str, Value] = field(default_factory=dict)
     hf_rope_base: str | Rule = "rope_theta"
+    partial_rotary: bool = False  # whether GGUF files may rotate a part of a head only
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     hf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     gguf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
