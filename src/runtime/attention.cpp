@@ -20,10 +20,12 @@ struct Attention {
   const KvCache& cache;
   const Kernels& kernels;
   int layer;
+  int window;
 
   // All query heads that share a key head, for one position: keys and values are read once for the group.
   void group(int head, int position, const float* q, float* out, float* scores, float* mixed) const {
     const int shared = shape.n_heads / shape.n_kv_heads, length = position + 1;
+    const int first = window && length > window ? length - window : 0, begin = first / 16 * 16;
     const auto matmul = cache.bytes_per_value() == 2 ? kernels.matmul_fp16 : kernels.matmul_fp32;
     const int64_t score_stride = padded(length), mixed_stride = padded(shape.head_dim);
 
@@ -36,15 +38,19 @@ struct Attention {
     task.x_stride = shape.head_dim;
     task.y = scores;
     task.y_stride = score_stride;
-    matmul(task, 0, int(score_stride / 16));
+    matmul(task, begin / 16, int(score_stride / 16));
 
     float sums[256];
-    for (int h = 0; h < shared; h++) sums[h] = kernels.softmax_sum(scores + h * score_stride, 0, length, shape.scale);
+    for (int h = 0; h < shared; h++) {
+      float* row = scores + h * score_stride;
+      if (shape.softcap > 0.0f) kernels.softcap(row + begin, shape.scale, shape.softcap, length - begin);
+      sums[h] = kernels.softmax_sum(row, first, length, shape.softcap > 0.0f ? 1.0f : shape.scale);
+    }
 
-    task.codes = cache.values(layer, head);  // mixed = softmax . v
+    task.codes = cache.values(layer, head) + int64_t(begin) * 16 * cache.bytes_per_value();  // mixed = softmax . v
     task.code_stride = cache.value_stride();
-    task.k = length;
-    task.x = scores;
+    task.k = length - begin;
+    task.x = scores + begin;
     task.x_stride = score_stride;
     task.y = mixed;
     task.y_stride = mixed_stride;
@@ -60,10 +66,10 @@ struct Attention {
 
 }  // namespace
 
-void attend(const AttentionShape& shape, const KvCache& cache, int layer, int position, int n, const float* q,
+void attend(const AttentionShape& shape, const KvCache& cache, int layer, int window, int position, int n, const float* q,
             int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
             ThreadPool& pool) {
-  const Attention attention = {shape, cache, kernels, layer};
+  const Attention attention = {shape, cache, kernels, layer, window};
   pool.run(n * shape.n_kv_heads, [&](int item, int thread) {
     const int t = n - 1 - item / shape.n_kv_heads;  // the longest first, so that threads end together
     attention.group(item % shape.n_kv_heads, position + t, q + t * q_stride, out + t * out_stride,

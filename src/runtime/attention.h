@@ -12,7 +12,8 @@ struct AttentionShape {
   int n_heads;
   int n_kv_heads;
   int head_dim;
-  float scale;  // on q.k
+  float scale;    // on q.k
+  float softcap;  // on scaled scores; 0: none
 };
 
 // Memory for the scores of each thread.
@@ -28,7 +29,8 @@ class AttentionScratch {
 };
 
 // out[t] = softmax(scale * q[t] . k[0 ... position + t]) . v for n rows of [n_heads * head_dim]; rows are stride apart.
-void attend(const AttentionShape& shape, const KvCache& cache, int layer, int position, int n, const float* q,
+// With a window > 0 only the last `window` of these positions count.
+void attend(const AttentionShape& shape, const KvCache& cache, int layer, int window, int position, int n, const float* q,
             int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
             ThreadPool& pool);
 

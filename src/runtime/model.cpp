@@ -121,6 +121,14 @@ class Tensors {
     return linear;
   }
 
+  // <name>.weight and, for layer norms, <name>.bias
+  Norm norm(const std::string& name, const Spec& s) {
+    Norm norm;
+    norm.weight = vector(name + ".weight", s.dim);
+    if (s.norm_type == "layer") norm.bias = vector(name + ".bias", s.dim);
+    return norm;
+  }
+
   void check_all_taken() const {
     for (size_t i = 0; i + 1 < taken_.size(); i++)
       if (!taken_[i])
@@ -150,15 +158,17 @@ Layer read_layer(Tensors& tensors, const Spec& s, uint32_t index) {
   const std::string prefix = "blk." + std::to_string(index) + ".";
   const int64_t q_width = int64_t(s.n_heads) * s.head_dim, kv_width = int64_t(s.n_kv_heads) * s.head_dim;
   Layer layer;
-  layer.attn_norm = tensors.vector(prefix + "attn_norm.weight", s.dim);
+  layer.attn_norm = tensors.norm(prefix + "attn_norm", s);
   layer.q = tensors.linear(prefix + "attn_q", q_width, s.dim);
   layer.k = tensors.linear(prefix + "attn_k", kv_width, s.dim);
   layer.v = tensors.linear(prefix + "attn_v", kv_width, s.dim);
   layer.output = tensors.linear(prefix + "attn_output", s.dim, q_width);
-  layer.ffn_norm = tensors.vector(prefix + "ffn_norm.weight", s.dim);
-  layer.gate = tensors.linear(prefix + "ffn_gate", s.ffn_dim, s.dim);
+  if (s.post_norms) layer.post_attn_norm = tensors.norm(prefix + "post_attention_norm", s);
+  if (!s.parallel_residual) layer.ffn_norm = tensors.norm(prefix + "ffn_norm", s);
+  if (s.ffn_gated) layer.gate = tensors.linear(prefix + "ffn_gate", s.ffn_dim, s.dim);
   layer.up = tensors.linear(prefix + "ffn_up", s.ffn_dim, s.dim);
   layer.down = tensors.linear(prefix + "ffn_down", s.dim, s.ffn_dim);
+  if (s.post_norms) layer.post_ffn_norm = tensors.norm(prefix + "post_ffw_norm", s);
   return layer;
 }
 
@@ -173,7 +183,7 @@ std::shared_ptr<const Model> read_model(std::shared_ptr<const Container> file) {
   Tensors tensors(*file);
   model->embedding = tensors.matrix("token_embd.weight", s.vocab_size, s.dim);
   for (uint32_t i = 0; i < s.n_layers; i++) model->layers.push_back(read_layer(tensors, s, i));
-  model->output_norm = tensors.vector("output_norm.weight", s.dim);
+  model->output_norm = tensors.norm("output_norm", s);
   if (tensors.has("output.weight")) {
     model->output = tensors.linear("output", s.vocab_size, s.dim);
   } else {

@@ -14,11 +14,19 @@
 
 namespace rkllm {
 
+struct Norm {
+  Buffer<float> weight;
+  Buffer<float> bias;  // of a layer norm; empty for an RMS norm
+};
+
+// What the spec does not call for is empty.
 struct Layer {
-  Buffer<float> attn_norm;
+  Norm attn_norm;
   Linear q, k, v, output;
-  Buffer<float> ffn_norm;
+  Norm post_attn_norm;
+  Norm ffn_norm;
   Linear gate, up, down;
+  Norm post_ffn_norm;
 };
 
 // Immutable once opened: sessions on any threads share one.
@@ -28,7 +36,7 @@ struct Model {
   std::string format;  // that was asked for at conversion
   Matrix embedding;
   std::vector<Layer> layers;
-  Buffer<float> output_norm;
+  Norm output_norm;
   Linear output;  // the embedding when tied
   Rope rope;
   std::shared_ptr<const Tokenizer> tokenizer;

@@ -80,10 +80,31 @@ void check(const Container& file, const Spec& s) {
     refuse(file, "rope_dynamic_factor is not a number from 0");
   if (s.rope_dynamic_factor > 0.0f && (s.rope_original_context < 1 || s.rope_dim < 4))
     refuse(file, "rope_dynamic_factor needs rope_original_context and rope_dim of at least 4");
-  if (s.activation != "silu")
-    throw Error(ErrorCode::UNSUPPORTED_MODEL,
-                format("%s: the activation '%s' is not known to this version; known: silu", file.path().c_str(),
-                       s.activation.c_str()));
+  const auto within_f = [&](const char* name, float value, bool zero_too) {
+    if (!((zero_too ? value >= 0.0f : value > 0.0f) && value < 1e6f))
+      refuse(file, format("%s%s is %g, which is out of range", kPrefix, name, double(value)));
+  };
+  within_f("attn_softcap", s.attn_softcap, true);
+  within_f("logit_softcap", s.logit_softcap, true);
+  within_f("embed_scale", s.embed_scale, false);
+  within_f("residual_scale", s.residual_scale, false);
+  within_f("logit_scale", s.logit_scale, false);
+  const auto is_switch = [&](const char* name, uint32_t value) {
+    if (value > 1) refuse(file, format("%s%s is %u, but must be 0 or 1", kPrefix, name, value));
+  };
+  is_switch("post_norms", s.post_norms);
+  is_switch("parallel_residual", s.parallel_residual);
+  is_switch("ffn_gated", s.ffn_gated);
+  const auto known = [&](const char* name, const std::string& value, const char* first, const char* second) {
+    if (value != first && value != second)
+      throw Error(ErrorCode::UNSUPPORTED_MODEL,
+                  format("%s: the %s '%s' is not known to this version; known: %s, %s", file.path().c_str(), name,
+                         value.c_str(), first, second));
+  };
+  known("activation", s.activation, "silu", "gelu");
+  known("norm_type", s.norm_type, "rms", "layer");
+  if (!s.ffn_gated && s.activation != "gelu")
+    throw Error(ErrorCode::UNSUPPORTED_MODEL, file.path() + ": a feed-forward layer without gate needs activation gelu");
 }
 
 }  // namespace

@@ -4,6 +4,13 @@
 #include <algorithm>
 
 namespace rkllm {
+namespace {
+
+AttentionShape attention_shape(const Spec& spec) {
+  return {int(spec.n_heads), int(spec.n_kv_heads), int(spec.head_dim), spec.attn_scale, spec.attn_softcap};
+}
+
+}  // namespace
 
 Workspace::Workspace(const Model& model, int max_rows, int max_positions, int n_threads)
     : dim_stride(padded(model.spec.dim)),
@@ -15,8 +22,7 @@ Workspace::Workspace(const Model& model, int max_rows, int max_positions, int n_
       gate(max_rows * ffn_stride), up(max_rows * ffn_stride),
       cosines(int64_t(max_rows) * model.rope.half()), sines(int64_t(max_rows) * model.rope.half()),
       activations(max_rows, std::max({dim_stride, q_stride, ffn_stride})),
-      attention({int(model.spec.n_heads), int(model.spec.n_kv_heads), int(model.spec.head_dim), model.spec.attn_scale},
-                max_positions, n_threads) {}
+      attention(attention_shape(model.spec), max_positions, n_threads) {}
 
 namespace {
 
@@ -34,23 +40,35 @@ struct Pass {
     pool.run(rows.n, [&](int t, int) {
       float* row = w.x.data() + t * w.dim_stride;
       const Matrix& table = model.embedding;
-      if (rows.ids) unpack_row(*table.format, table.rows, table.cols, table.packed, rows.ids[t], row);
-      else memcpy(row, rows.embed + int64_t(t) * spec.dim, spec.dim * sizeof(float));
+      if (!rows.ids) {
+        memcpy(row, rows.embed + int64_t(t) * spec.dim, spec.dim * sizeof(float));
+        return;
+      }
+      unpack_row(*table.format, table.rows, table.cols, table.packed, rows.ids[t], row);
+      if (spec.embed_scale != 1.0f) kernels.scale(row, spec.embed_scale, int(w.dim_stride));
     });
   }
 
-  void norm(const Buffer<float>& weight) const {
+  void norm_row(const Norm& norm, const float* x, float* out) const {
+    if (norm.bias.size()) kernels.layer_norm(x, norm.weight.data(), norm.bias.data(), spec.norm_eps, int(spec.dim), out);
+    else kernels.rms_norm(x, norm.weight.data(), spec.norm_eps, int(spec.dim), out);
+  }
+
+  // normed = norm(x)
+  void norm(const Norm& norm) const {
     pool.run(rows.n, [&](int t, int) {
-      kernels.rms_norm(w.x.data() + t * w.dim_stride, weight.data(), spec.norm_eps, int(spec.dim),
-                       w.normed.data() + t * w.dim_stride);
+      norm_row(norm, w.x.data() + t * w.dim_stride, w.normed.data() + t * w.dim_stride);
     });
     w.activations.set(w.normed.data(), w.dim_stride, rows.n, spec.dim);
   }
 
-  // x += projected
-  void residual() const {
+  // x += scale * norm(projected)
+  void residual(const Norm& post_norm) const {
     pool.run(rows.n, [&](int t, int) {
-      kernels.add(w.x.data() + t * w.dim_stride, w.projected.data() + t * w.dim_stride, int(w.dim_stride));
+      float* added = w.projected.data() + t * w.dim_stride;
+      if (spec.post_norms) norm_row(post_norm, added, added);
+      if (spec.residual_scale != 1.0f) kernels.scale(added, spec.residual_scale, int(w.dim_stride));
+      kernels.add(w.x.data() + t * w.dim_stride, added, int(w.dim_stride));
     });
   }
 
@@ -76,24 +94,31 @@ struct Pass {
              {{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride}, {&layer.v, w.v.data(), w.kv_stride}},
              kernels, pool);
     rotate_and_store(index);
-    attend({int(spec.n_heads), int(spec.n_kv_heads), int(spec.head_dim), spec.attn_scale}, cache, index, rows.position,
-           rows.n, w.q.data(), w.q_stride, w.mixed.data(), w.q_stride, w.attention, kernels, pool);
+    const bool is_global = spec.global_layer_period && (uint32_t(index) + 1) % spec.global_layer_period == 0;
+    attend(attention_shape(spec), cache, index, is_global ? 0 : int(spec.sliding_window), rows.position, rows.n,
+           w.q.data(), w.q_stride, w.mixed.data(), w.q_stride, w.attention, kernels, pool);
     w.activations.set(w.mixed.data(), w.q_stride, rows.n, layer.output.weight.cols);
     multiply(w.activations, {{&layer.output, w.projected.data(), w.dim_stride}}, kernels, pool);
-    residual();
+    residual(layer.post_attn_norm);
   }
 
   void feed_forward(int index) const {
     const Layer& layer = model.layers[size_t(index)];
-    norm(layer.ffn_norm);
-    multiply(w.activations, {{&layer.gate, w.gate.data(), w.ffn_stride}, {&layer.up, w.up.data(), w.ffn_stride}},
-             kernels, pool);
+    // The norm's output of a parallel residual is still that of the attention.
+    if (spec.parallel_residual) w.activations.set(w.normed.data(), w.dim_stride, rows.n, spec.dim);
+    else norm(layer.ffn_norm);
+    if (spec.ffn_gated)
+      multiply(w.activations, {{&layer.gate, w.gate.data(), w.ffn_stride}, {&layer.up, w.up.data(), w.ffn_stride}},
+               kernels, pool);
+    else multiply(w.activations, {{&layer.up, w.gate.data(), w.ffn_stride}}, kernels, pool);
+    const auto activate = spec.activation == "gelu" ? kernels.gelu_mul : kernels.silu_mul;
     pool.run(rows.n, [&](int t, int) {
-      kernels.silu_mul(w.gate.data() + t * w.ffn_stride, w.up.data() + t * w.ffn_stride, int(w.ffn_stride));
+      activate(w.gate.data() + t * w.ffn_stride, spec.ffn_gated ? w.up.data() + t * w.ffn_stride : nullptr,
+               int(w.ffn_stride));
     });
     w.activations.set(w.gate.data(), w.ffn_stride, rows.n, spec.ffn_dim);
     multiply(w.activations, {{&layer.down, w.projected.data(), w.dim_stride}}, kernels, pool);
-    residual();
+    residual(layer.post_ffn_norm);
   }
 };
 
@@ -113,7 +138,14 @@ void forward(const Model& model, const Rows& rows, KvCache& cache, Workspace& wo
 void project(const Model& model, Workspace& workspace, int first, int n, float* out, ThreadPool& pool) {
   workspace.activations.set(workspace.normed.data() + first * workspace.dim_stride, workspace.dim_stride, n,
                             model.spec.dim);
-  multiply(workspace.activations, {{&model.output, out, padded(model.spec.vocab_size)}}, kernels(), pool);
+  const Spec& spec = model.spec;
+  const int64_t stride = padded(spec.vocab_size);
+  multiply(workspace.activations, {{&model.output, out, stride}}, kernels(), pool);
+  if (spec.logit_softcap == 0.0f && spec.logit_scale == 1.0f) return;
+  pool.run(n, [&](int t, int) {
+    if (spec.logit_softcap > 0.0f) kernels().softcap(out + t * stride, spec.logit_scale, spec.logit_softcap, int(stride));
+    else kernels().scale(out + t * stride, spec.logit_scale, int(stride));
+  });
 }
 
 }  // namespace rkllm

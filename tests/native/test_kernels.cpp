@@ -156,6 +156,16 @@ void elementwise_agree(const Kernels& table) {
   each([&](const Kernels& k, std::vector<float>& v) { k.add(v.data(), y.data(), n); });
   each([&](const Kernels& k, std::vector<float>& v) { k.scale(v.data(), 0.3f, n); });
   each([&](const Kernels& k, std::vector<float>& v) { k.silu_mul(v.data(), y.data(), n); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.gelu_mul(v.data(), y.data(), n); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.gelu_mul(v.data(), nullptr, n); });
+  each([&](const Kernels& k, std::vector<float>& v) { k.softcap(v.data(), 0.7f, 30.0f, n); });
+  for (int columns : {208, 203, 193})
+    each([&](const Kernels& k, std::vector<float>& v) {
+      std::vector<float> weight = y, bias = y, padded_x = x;
+      for (int i = columns; i < n; i++) weight[size_t(i)] = bias[size_t(i)] = padded_x[size_t(i)] = 0.0f;
+      k.layer_norm(padded_x.data(), weight.data(), bias.data(), 1e-5f, columns, v.data());
+      for (int i = columns; i < n; i++) CHECK(v[size_t(i)] == 0.0f);
+    });
   each([&](const Kernels& k, std::vector<float>& v) { k.rms_norm(x.data(), y.data(), 1e-5f, n, v.data()); });
   each([&](const Kernels& k, std::vector<float>& v) { k.rotate(v.data(), y.data(), y.data() + 50, 50); });
   for (int first : {0, 3, 16, 40})
@@ -209,6 +219,45 @@ void silu_is_accurate(const Kernels& table) {
   }
 }
 
+void gelu_is_accurate(const Kernels& table) {
+  for (double v = -30.0; v < 30.0; v += 0.037) {
+    float alone[16], gate[16], half[16];
+    for (int i = 0; i < 16; i++) alone[i] = gate[i] = float(v), half[i] = 0.5f;
+    table.gelu_mul(alone, nullptr, 16);
+    table.gelu_mul(gate, half, 16);
+    const double x = double(float(v));
+    const double exact = 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    CHECK(std::fabs(alone[3] - exact) <= 4e-7 * std::fabs(x));
+    CHECK(gate[3] == 0.5f * alone[3]);
+  }
+}
+
+void softcap_is_accurate(const Kernels& table) {
+  for (float v : {-1e9f, -500.0f, -31.0f, -3.0f, -0.01f, 0.0f, 1e-4f, 0.4f, 7.0f, 29.0f, 88.0f, 1e4f, 3e38f}) {
+    float x[16];
+    for (float& each : x) each = v;
+    table.softcap(x, 0.25f, 30.0f, 16);
+    CHECK(std::fabs(x[5] - 30.0 * std::tanh(0.25 * double(v) / 30.0)) <= 30.0 * 2e-7);
+  }
+}
+
+// Against double precision, with a mean that is far from zero.
+void layer_norm_is_accurate(const Kernels& table) {
+  const int columns = 83;
+  std::vector<float> x(96), weight(96), bias(96), out(96);
+  double mean = 0.0, variance = 0.0;
+  for (size_t i = 0; i < columns; i++) {
+    x[i] = 5.0f + gaussian(), weight[i] = gaussian(), bias[i] = gaussian();
+    mean += double(x[i]) / columns;
+  }
+  for (size_t i = 0; i < columns; i++) variance += (double(x[i]) - mean) * (double(x[i]) - mean) / columns;
+  table.layer_norm(x.data(), weight.data(), bias.data(), 1e-5f, columns, out.data());
+  for (size_t i = 0; i < columns; i++) {
+    const double exact = (double(x[i]) - mean) / std::sqrt(variance + 1e-5) * double(weight[i]) + double(bias[i]);
+    CHECK(std::fabs(out[i] - exact) <= 1e-5);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -224,6 +273,9 @@ int main() {
     elementwise_agree(table);
     halves_agree(table);
     silu_is_accurate(table);
+    gelu_is_accurate(table);
+    softcap_is_accurate(table);
+    layer_norm_is_accurate(table);
   }
   return check::result();
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rkllm_ext import _rkllm
@@ -11,7 +12,24 @@ from rkllm_ext.convert import convert
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 #: Reference folders of the families that exist here; pytorch_model.bin checkpoints are not read yet.
-REFERENCES = ["llama-dynamic", "llama-dynamic-bf16", "llama-linear-sharded", "llama-llama3", "qwen2", "qwen2-g512-bf16"]
+REFERENCES = [
+    "llama-dynamic",
+    "llama-dynamic-bf16",
+    "llama-linear-sharded",
+    "llama-llama3",
+    "qwen2",
+    "qwen2-g512-bf16",
+    "internlm2",
+    "phi3",
+    "phi3-fp16",
+    "gemma",
+    "gemma2",
+    "minicpm",
+    "phi",
+]
+
+#: Those whose tokenizer is not supported yet. Their weights are converted beside tokens that are only numbers.
+NUMBERED = ["internlm2", "gemma", "gemma2"]
 
 #: Formats that can be asked for by name.
 FORMATS = [format.name for format in _rkllm.formats() if format.offered]
@@ -26,5 +44,27 @@ class Converter:
     def __call__(self, source: Path, quantized_dtype: str) -> Path:
         out = self.folder / f"{source.name}-{quantized_dtype}.rkllm"
         if not out.exists():
-            convert(source, out, quantized_dtype)
+            convert(self._numbered(source) if source.name in NUMBERED else source, out, quantized_dtype)
         return out
+
+    def _numbered(self, source: Path) -> Path:
+        # The same checkpoint with a tokenizer.json in which token 17 is the text <17>.
+        folder = self.folder / source.name
+        if not folder.exists():
+            folder.mkdir()
+            for path in [source / "config.json", *source.glob("*.safetensors")]:
+                (folder / path.name).symlink_to(path)
+            config = json.loads((source / "config.json").read_text())
+            size = config.get("vocab_size") or config["padded_vocab_size"]
+            tokens = {
+                "model": {"type": "BPE", "vocab": {f"<{i}>": i for i in range(size)}, "merges": []},
+                "pre_tokenizer": {
+                    "type": "ByteLevel",
+                    "add_prefix_space": False,
+                    "trim_offsets": True,
+                    "use_regex": True,
+                },
+                "decoder": {"type": "ByteLevel"},
+            }
+            (folder / "tokenizer.json").write_text(json.dumps(tokens))
+        return folder

@@ -52,7 +52,7 @@ def test_greedy_tokens_are_those_of_the_genuine_code(reference: Any) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("folder", REFERENCES)
+@pytest.mark.parametrize("folder", [name for name in REFERENCES if name.startswith(("llama", "qwen2"))])
 def test_the_oracle_agrees_with_the_genuine_code(folder: str) -> None:
     data = expected(folder)
     with open_checkpoint(SHARED / "reference" / folder) as checkpoint:

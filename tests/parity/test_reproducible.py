@@ -21,6 +21,11 @@ SOURCES = {
     "tiny": ("", [name for name in FORMATS if "_g" not in name or name.endswith(("_g32", "_g64"))]),
     "stories260K": ("models/stories260K", ["fp32", "fp16", "w8a8", "w4a16"]),
     "dynamic": ("reference/llama-dynamic", ["fp32", "w8a8", "w4a16_g32"]),
+    "internlm2": ("reference/internlm2", ["fp32", "w8a8_g128"]),
+    "phi3": ("reference/phi3", ["fp32"]),
+    "gemma2": ("reference/gemma2", ["fp32", "w4a16_g32"]),
+    "minicpm": ("reference/minicpm", ["w8a8"]),
+    "phi": ("reference/phi", ["fp32", "w8a8"]),
     "wide": ("reference/qwen2-g512-bf16", FORMATS),
 }
 CASES = [(source, dtype) for source, (_, formats) in SOURCES.items() for dtype in formats]

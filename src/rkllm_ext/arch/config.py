@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
 from .rope import scaled_frequencies
-from .spec import Constant, Family, ModelSpec, Shape
+from .spec import Constant, Family, ModelSpec, Rule, Shape
 
 Config = Mapping[str, Any]
-_OPTIONAL = ("head_dim", "rope_dim")  # derived when absent
+Get = Callable[[str], Any]  # the value of a key, None when absent
+_OPTIONAL = ("head_dim", "rope_dim", "sliding_window", "attn_softcap", "logit_softcap")  # derived or off when absent
 
 
 def where(kind: str) -> str:
@@ -36,13 +37,13 @@ def read_spec(config: Config, kind: str, family: Family, shapes: Mapping[str, Sh
     values = _hf_values(config, family) if kind == "huggingface" else _gguf_values(config, family, shapes)
     base, scaling = _hf_rope(config, family) if kind == "huggingface" else _gguf_rope(config)
     values.setdefault("rope_dim", values["head_dim"])
-    sizes = ModelSpec(values)  # refuses impossible sizes before anything is computed from them
+    sizes = ModelSpec({**values, **family.constants})  # refuses impossible sizes before anything is computed from them
     frequencies, rope_fields = scaled_frequencies(
         base, sizes.size("rope_dim"), scaling, sizes.size("max_context"), where(kind)
     )
     # llama3 scaling in GGUF files: one factor per frequency
     divisor = "rope_freqs.weight" if kind == "gguf" and "rope_freqs.weight" in shapes else ""
-    spec = ModelSpec({**sizes, "attn_scale": sizes.size("head_dim") ** -0.5, **rope_fields})
+    spec = ModelSpec({"attn_scale": sizes.size("head_dim") ** -0.5, **sizes, **rope_fields})
     return spec, Constant(frequencies, divisor)
 
 
@@ -58,17 +59,18 @@ def _refuse_other_values(config: Config, kind: str, family: Family) -> None:
 
 
 def _hf_values(config: Config, family: Family) -> dict[str, Any]:
-    found = {field: hf_value(config, family, key) for field, key in family.hf_keys.items()}
-    return _checked(found, family.hf_keys, "huggingface")
+    return _checked(
+        _found(family.hf_keys, lambda key: hf_value(config, family, key), "huggingface"), family, "huggingface"
+    )
 
 
 def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    found = {field: gguf_value(config, key) for field, key in family.gguf_keys.items()}
+    found = _found(family.gguf_keys, lambda key: gguf_value(config, key), "gguf")
     if found["vocab_size"] is None and shapes.get("token_embd.weight"):
         found["vocab_size"] = shapes["token_embd.weight"][0]
-    values = _checked(found, family.gguf_keys, "gguf")
+    values = _checked(found, family, "gguf")
     rope_dim, value_dim = values.get("rope_dim"), gguf_value(config, "attention.value_length")
-    if rope_dim not in (None, values["head_dim"]):
+    if not family.partial_rotary and rope_dim not in (None, values["head_dim"]):
         raise UnsupportedModelError(
             f"{where('gguf')}: {rope_dim} of the {values['head_dim']} dimensions of a head are rotated; "
             f"models of the {family.name} family rotate all"
@@ -80,8 +82,28 @@ def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) ->
     return values
 
 
-def _checked(found: dict[str, Any], keys: Mapping[str, str], kind: str) -> dict[str, Any]:
+def _found(keys: Mapping[str, str | Rule], get: Get, kind: str) -> dict[str, Any]:
+    return {field: _computed(key, get, kind) if isinstance(key, Rule) else get(key) for field, key in keys.items()}
+
+
+def _computed(rule: Rule, get: Get, kind: str) -> Any:
+    values = [get(key) for key in rule.keys]
+    if any(value is None for value in values):
+        return None
+    numbers = [_number(value, key, kind) for value, key in zip(values, rule.keys)]
+    try:
+        return rule.of(*numbers)
+    except (ArithmeticError, ValueError):
+        shown = ", ".join(f"{key} = {value}" for key, value in zip(rule.keys, values))
+        raise ModelFileError(f"{where(kind)}: {shown} cannot be used") from None
+
+
+def _checked(found: dict[str, Any], family: Family, kind: str) -> dict[str, Any]:
     """Return the values that are there, with the sizes that follow from others."""
+    keys = {
+        field: ", ".join(key.keys) if isinstance(key, Rule) else key
+        for field, key in (family.hf_keys if kind == "huggingface" else family.gguf_keys).items()
+    }
     if found["n_kv_heads"] is None:
         found["n_kv_heads"] = found["n_heads"]
     missing = [keys[field] for field, value in found.items() if value is None and field not in _OPTIONAL]
@@ -107,7 +129,10 @@ def _hf_rope(config: Config, family: Family) -> tuple[float, Mapping[str, Any]]:
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, Mapping):
         raise ModelFileError(f"{where('hf')}: the rope scaling is {scaling!r}; an object is needed")
-    base = scaling.get("rope_theta", hf_value(config, family, "rope_theta"))
+    base = scaling.get("rope_theta")
+    if base is None:
+        keys = {"base": family.hf_rope_base}
+        base = _found(keys, lambda key: hf_value(config, family, key), "huggingface")["base"]
     return _number(base, "rope_theta", "huggingface"), scaling
 
 

@@ -70,11 +70,15 @@ class ModelSpec(Mapping[str, Value]):
         return f"ModelSpec({self._values})"
 
     def size(self, name: str) -> int:
-        """Return a size by name: a field, or ``q_dim`` / ``kv_dim`` (width of all query / key heads)."""
+        """Return a size by name: a field, or the width of all query heads (``q_dim``), of all key heads (``kv_dim``) or
+        of the query heads that share a key head (``group_dim``).
+        """
         if name == "q_dim":
             return self.size("n_heads") * self.size("head_dim")
         if name == "kv_dim":
             return self.size("n_kv_heads") * self.size("head_dim")
+        if name == "group_dim":
+            return self.size("n_heads") // self.size("n_kv_heads") * self.size("head_dim")
         return int(self._values[name])
 
     def shape(self, sizes: str) -> Shape:
@@ -131,24 +135,27 @@ class Tensor:
 class Part:
     """Part number `index` of a tensor whose rows are several matrices, one below the other.
 
-    `rows` holds the row count of each part: numbers, or names of sizes of the spec.
+    `rows` holds the row count of each part: numbers, or names of sizes of the spec. With `groups` the sequence of parts
+    is repeated that often, and the part is put together from all repetitions.
     """
 
     name: str
     rows: tuple[int | str, ...]
     index: int
+    groups: int | str = 1
     moves_rows_only = True
 
     def at(self, layer: int, spec: ModelSpec) -> Part:
-        counts = tuple(rows if isinstance(rows, int) else spec.size(rows) for rows in self.rows)
-        return Part(self.name.format(i=layer), counts, self.index)
+        counts = tuple(_size(rows, spec) for rows in self.rows)
+        return Part(self.name.format(i=layer), counts, self.index, _size(self.groups, spec))
 
     def wants(self, shape: Shape) -> dict[str, Shape]:
-        return {self.name: (self._ends()[-1], *shape[1:])}
+        return {self.name: (int(self.groups) * self._ends()[-1], *shape[1:])}
 
     def build(self, load: Load) -> Array:
-        ends = self._ends()
-        return load(self.name)[ends[self.index] : ends[self.index + 1]]
+        ends, whole = self._ends(), load(self.name)
+        groups = whole.reshape(int(self.groups), ends[-1], *whole.shape[1:])
+        return groups[:, ends[self.index] : ends[self.index + 1]].reshape(-1, *whole.shape[1:])
 
     def _ends(self) -> list[int]:
         ends = [0]
@@ -177,26 +184,29 @@ class PlusOne:
 
 @dataclass(frozen=True)
 class Deinterleave:
-    """Query or key rows of a GGUF file of the llama kind, put back into half-split rotary order.
+    """Query or key rows that are rotated in neighbouring pairs, put into half-split rotary order.
 
-    Such files hold the rows of each head as pairs (i, i + half); here the first halves come first again.
+    Rows (2i, 2i + 1) of each head become (i, i + dims/2): the first halves of the pairs come first. `dims` is the
+    number of rotated rows of a head; the others stay where they are.
     """
 
     source: Source
     heads: int | str
+    dims: int | str = "rope_dim"
     moves_rows_only = True
 
     def at(self, layer: int, spec: ModelSpec) -> Deinterleave:
-        heads = self.heads if isinstance(self.heads, int) else spec.size(self.heads)
-        return Deinterleave(self.source.at(layer, spec), heads)
+        return Deinterleave(self.source.at(layer, spec), _size(self.heads, spec), _size(self.dims, spec))
 
     def wants(self, shape: Shape) -> dict[str, Shape]:
         return self.source.wants(shape)
 
     def build(self, load: Load) -> Array:
         stored = self.source.build(load)
-        pairs = stored.reshape(int(self.heads), -1, 2, *stored.shape[1:])
-        return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(stored.shape))
+        heads = stored.reshape(int(self.heads), -1, *stored.shape[1:])
+        dims = int(self.dims)
+        order = [*range(0, dims, 2), *range(1, dims, 2), *range(dims, heads.shape[1])]
+        return np.ascontiguousarray(heads[:, order].reshape(stored.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +231,10 @@ class Constant:
 Source = Union[Tensor, Part, PlusOne, Deinterleave, Constant]
 
 
+def _size(size: int | str, spec: ModelSpec) -> int:
+    return size if isinstance(size, int) else spec.size(size)
+
+
 @dataclass(frozen=True)
 class Located:
     """A canonical tensor of one checkpoint: its shape and where it comes from."""
@@ -230,6 +244,14 @@ class Located:
 
 
 # ---- the family -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A number that follows from values of the configuration: `of` is called with the numbers under `keys`."""
+
+    keys: tuple[str, ...]
+    of: Callable[..., Value]
 
 
 @dataclass(frozen=True)
@@ -252,16 +274,21 @@ class Slot:
 class Family:
     """A model family as data. Canonical tensor names with ``{i}`` exist once per layer.
 
-    `hf_keys` and `gguf_keys` say which configuration key holds a spec field (GGUF keys without the architecture's
-    prefix); `hf_defaults` what an absent key means; `hf_only` and `gguf_only` which values of a key are supported.
+    `hf_keys` and `gguf_keys` say which configuration key holds a spec field, or how it is computed (GGUF keys without
+    the architecture's prefix); `constants` are fields that every model of the family has; `hf_rope_base` is where the
+    rotary base is; `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are
+    supported.
     """
 
     name: str
     hf_types: tuple[str, ...]
     gguf_types: tuple[str, ...]
-    hf_keys: Mapping[str, str]
-    gguf_keys: Mapping[str, str]
+    hf_keys: Mapping[str, str | Rule]
+    gguf_keys: Mapping[str, str | Rule]
     tensors: Mapping[str, Slot]
+    constants: Mapping[str, Value] = field(default_factory=dict)
+    hf_rope_base: str | Rule = "rope_theta"
+    partial_rotary: bool = False  # whether GGUF files may rotate a part of a head only
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     hf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     gguf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

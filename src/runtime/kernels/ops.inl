@@ -257,16 +257,67 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* out)
   for (int i = 0; i < n; i += 16) store(out + i, mul(mul(load(x + i), splat(scale)), load(weight + i)));
 }
 
+// x - mean(x) of one chunk of n columns; what is beyond them is 0.
+inline F centered(const float* x, float mean, int i, int n) {
+  const F v = sub(load(x + i), splat(mean));
+  if (i + 16 <= n) return v;
+  float lanes[16];
+  store(lanes, v);
+  for (int j = n - i; j < 16; j++) lanes[j] = 0.0f;
+  return load(lanes);
+}
+
+// Layer norm (arXiv:1607.06450): out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, n columns, padded rows.
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* out) {
+  F total = splat(0.0f), squares = splat(0.0f);
+  for (int i = 0; i < n; i += 16) total = add(total, load(x + i));
+  const float mean = sum(total) / float(n);
+  for (int i = 0; i < n; i += 16) {
+    const F v = centered(x, mean, i, n);
+    squares = fma(v, v, squares);
+  }
+  const F scale = splat(1.0f / __builtin_sqrtf(sum(squares) / float(n) + eps));
+  for (int i = 0; i < n; i += 16)
+    store(out + i, fma(mul(centered(x, mean, i, n), scale), load(weight + i), load(bias + i)));
+}
+
 void add(float* x, const float* y, int n) {
   for (int i = 0; i < n; i += 16) store(x + i, add(load(x + i), load(y + i)));
 }
 
-// gate = silu(gate) * up with silu(v) = v / (1 + e^-v). The clamp keeps e^-v finite.
+// v / (1 + e^-u). The clamp keeps e^-u finite.
+inline F times_sigmoid(F v, F u) {
+  const F e = exponential(sub(splat(0.0f), max(u, splat(-88.0f))));
+  return div(v, add(splat(1.0f), e));
+}
+
+// gate = silu(gate) * up with silu(v) = v / (1 + e^-v).
 void silu_mul(float* gate, const float* up, int n) {
   for (int i = 0; i < n; i += 16) {
     const F v = load(gate + i);
-    const F e = exponential(sub(splat(0.0f), max(v, splat(-88.0f))));
-    store(gate + i, mul(div(v, add(splat(1.0f), e)), load(up + i)));
+    store(gate + i, mul(times_sigmoid(v, v), load(up + i)));
+  }
+}
+
+// gate = gelu(gate) * up, without the factor where up is nullptr. The tanh form of GELU (arXiv:1606.08415), in which
+// (1 + tanh u) / 2 = 1 / (1 + e^-2u) with u = sqrt(2 / pi) * (v + 0.044715 v^3).
+void gelu_mul(float* gate, const float* up, int n) {
+  for (int i = 0; i < n; i += 16) {
+    const F v = load(gate + i);
+    const F cubic = fma(mul(v, v), splat(0.044715f), splat(1.0f));
+    const F g = times_sigmoid(v, mul(mul(v, splat(1.5957691216f)), cubic));
+    store(gate + i, up ? mul(g, load(up + i)) : g);
+  }
+}
+
+// x = cap * tanh(x * factor / cap), with tanh(y) = 1 - 2 / (e^2y + 1); beyond 15 it is +-1 in float.
+void softcap(float* x, float factor, float cap, int n) {
+  const F steep = splat(factor / cap), one = splat(1.0f), most = splat(15.0f), zero = splat(0.0f);
+  for (int i = 0; i < n; i += 16) {
+    const F y = max(mul(load(x + i), steep), sub(zero, most));
+    const F clamped = sub(zero, max(sub(zero, y), sub(zero, most)));
+    const F e = exponential(add(clamped, clamped));
+    store(x + i, mul(sub(one, div(splat(2.0f), add(e, one))), splat(cap)));
   }
 }
 

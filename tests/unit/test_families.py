@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each family beside LLaMA: its spec, where its tensors come from in both kinds of files, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rkllm_ext
+from rkllm_ext import arch
+from rkllm_ext.arch import Located, ModelSpec, resolve
+from rkllm_ext.arch.llama import LLAMA
+from rkllm_ext.arch.spec import Deinterleave, Part, Tensor
+from rkllm_ext.errors import ModelFileError, UnsupportedModelError
+
+Shapes = dict[str, tuple[int, ...]]
+
+LLAMA_LIKE = {
+    "hidden_size": 24,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 20,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+GEMMA_LIKE = {**LLAMA_LIKE, "head_dim": 8, "num_attention_heads": 6, "tie_word_embeddings": True}
+GEMMA_SHAPES: Shapes = {
+    "model.embed_tokens.weight": (50, 24),
+    "model.layers.0.input_layernorm.weight": (24,),
+    "model.layers.0.self_attn.q_proj.weight": (48, 24),
+    "model.layers.0.self_attn.k_proj.weight": (16, 24),
+    "model.layers.0.self_attn.v_proj.weight": (16, 24),
+    "model.layers.0.self_attn.o_proj.weight": (24, 48),
+    "model.layers.0.post_attention_layernorm.weight": (24,),
+    "model.layers.0.mlp.gate_proj.weight": (20, 24),
+    "model.layers.0.mlp.up_proj.weight": (20, 24),
+    "model.layers.0.mlp.down_proj.weight": (24, 20),
+    "model.norm.weight": (24,),
+}
+
+#: Family -> configuration of a model of one layer, and its tensors.
+MODELS: dict[str, tuple[dict[str, Any], Shapes]] = {
+    "internlm2": (
+        {**LLAMA_LIKE, "model_type": "internlm2", "bias": True, "hidden_act": "silu"},
+        {
+            "model.tok_embeddings.weight": (50, 24),
+            "model.layers.0.attention_norm.weight": (24,),
+            "model.layers.0.attention.wqkv.weight": (40, 24),
+            "model.layers.0.attention.wqkv.bias": (40,),
+            "model.layers.0.attention.wo.weight": (24, 24),
+            "model.layers.0.attention.wo.bias": (24,),
+            "model.layers.0.ffn_norm.weight": (24,),
+            "model.layers.0.feed_forward.w1.weight": (20, 24),
+            "model.layers.0.feed_forward.w3.weight": (20, 24),
+            "model.layers.0.feed_forward.w2.weight": (24, 20),
+            "model.norm.weight": (24,),
+            "output.weight": (50, 24),
+        },
+    ),
+    "phi3": (
+        {**LLAMA_LIKE, "model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 16},
+        {
+            "model.embed_tokens.weight": (50, 24),
+            "model.layers.0.input_layernorm.weight": (24,),
+            "model.layers.0.self_attn.qkv_proj.weight": (40, 24),
+            "model.layers.0.self_attn.o_proj.weight": (24, 24),
+            "model.layers.0.post_attention_layernorm.weight": (24,),
+            "model.layers.0.mlp.gate_up_proj.weight": (40, 24),
+            "model.layers.0.mlp.down_proj.weight": (24, 20),
+            "model.norm.weight": (24,),
+            "lm_head.weight": (50, 24),
+        },
+    ),
+    "gemma": ({**GEMMA_LIKE, "model_type": "gemma", "hidden_act": "gelu"}, GEMMA_SHAPES),
+    "gemma2": (
+        {
+            **GEMMA_LIKE,
+            "model_type": "gemma2",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 16,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        {
+            **GEMMA_SHAPES,
+            "model.layers.0.pre_feedforward_layernorm.weight": (24,),
+            "model.layers.0.post_feedforward_layernorm.weight": (24,),
+        },
+    ),
+    "minicpm": (
+        {
+            **LLAMA_LIKE,
+            "model_type": "minicpm",
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 8,
+            "tie_word_embeddings": True,
+        },
+        {
+            **GEMMA_SHAPES,
+            "model.layers.0.self_attn.q_proj.weight": (24, 24),
+            "model.layers.0.self_attn.k_proj.weight": (8, 24),
+            "model.layers.0.self_attn.v_proj.weight": (8, 24),
+            "model.layers.0.self_attn.o_proj.weight": (24, 24),
+        },
+    ),
+    "phi": (
+        {**LLAMA_LIKE, "model_type": "phi", "layer_norm_eps": 1e-5, "hidden_act": "gelu_new"},
+        {
+            "model.embed_tokens.weight": (50, 24),
+            "model.layers.0.input_layernorm.weight": (24,),
+            "model.layers.0.input_layernorm.bias": (24,),
+            **{
+                f"model.layers.0.{name}.{kind}": (rows, cols) if kind == "weight" else (rows,)
+                for kind in ("weight", "bias")
+                for name, rows, cols in [
+                    ("self_attn.q_proj", 24, 24),
+                    ("self_attn.k_proj", 8, 24),
+                    ("self_attn.v_proj", 8, 24),
+                    ("self_attn.dense", 24, 24),
+                    ("mlp.fc1", 20, 24),
+                    ("mlp.fc2", 24, 20),
+                ]
+            },
+            "model.final_layernorm.weight": (24,),
+            "model.final_layernorm.bias": (24,),
+            "lm_head.weight": (50, 24),
+            "lm_head.bias": (50,),
+        },
+    ),
+}
+
+GGUF_KEYS = {
+    "block_count": 1,
+    "embedding_length": 24,
+    "attention.head_count": 6,
+    "attention.head_count_kv": 2,
+    "feed_forward_length": 20,
+    "context_length": 64,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+}
+
+#: Family -> key/values of a GGUF file of the same model beside GGUF_KEYS, and tensors that are not the canonical ones
+#: (None: absent).
+GGUF_FILES: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...] | None]]] = {
+    "internlm2": ({}, {}),
+    "phi3": (
+        {"rope.dimension_count": 2, "attention.sliding_window": 16},
+        {
+            "blk.0.attn_qkv.weight": (40, 24),
+            "blk.0.attn_q.weight": None,
+            "blk.0.attn_k.weight": None,
+            "blk.0.attn_v.weight": None,
+            "blk.0.ffn_gate.weight": None,
+            "blk.0.ffn_up.weight": (40, 24),
+        },
+    ),
+    "gemma": ({"attention.key_length": 8}, {}),
+    "gemma2": (
+        {
+            "attention.key_length": 8,
+            "attention.sliding_window": 16,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        {},
+    ),
+    "minicpm": ({"embedding_scale": 12.0, "residual_scale": 1.4, "logit_scale": 3.0}, {}),
+    "phi2": ({"rope.dimension_count": 2, "attention.layer_norm_epsilon": 1e-5}, {}),
+}
+
+
+def resolved(name: str, **changes: Any) -> tuple[ModelSpec, dict[str, Located]]:
+    config, shapes = MODELS[name]
+    return resolve({**config, **changes}, "huggingface", shapes)
+
+
+def counted(shapes: Shapes) -> dict[str, np.ndarray]:
+    """Return tensors in which no two values are alike."""
+    tensors, first = {}, 1
+    for name, shape in shapes.items():
+        count = int(np.prod(shape))
+        tensors[name] = np.arange(first, first + count, dtype=np.float32).reshape(shape)
+        first += count
+    return tensors
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_can_be_built_and_no_value_is_left_out(name: str) -> None:
+    _, tensors = resolved(name)
+    weights = counted(MODELS[name][1])
+    used: list[float] = []
+    for canonical, located in tensors.items():
+        built = located.source.build(weights.__getitem__)
+        assert built.shape == located.shape, canonical
+        if located.source.moves_rows_only:
+            used += built.ravel().tolist()
+    moved = {
+        each for located in tensors.values() if located.source.moves_rows_only for each in located.source.wants(())
+    }
+    assert sorted(used) == sorted(value for each in moved for value in weights[each].ravel().tolist())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_missing_and_misshapen_tensors_are_named(name: str) -> None:
+    config, shapes = MODELS[name]
+    for tensor, shape in shapes.items():
+        with pytest.raises(ModelFileError, match=f"1 missing: {tensor} "):
+            resolve(config, "huggingface", {each: shape for each, shape in shapes.items() if each != tensor})
+        with pytest.raises(ModelFileError, match=f"1 of another shape: {tensor} expected"):
+            resolve(config, "huggingface", {**shapes, tensor: (shape[0] + 1, *shape[1:])})
+
+
+@pytest.mark.parametrize("name", GGUF_FILES)
+def test_a_gguf_file_resolves_to_the_same_model(name: str) -> None:
+    spec, tensors = resolved("phi" if name == "phi2" else name)
+    keys, changed = GGUF_FILES[name]
+    config = {f"{name}.{key}": value for key, value in {**GGUF_KEYS, **keys}.items()}
+    shapes = {each: tensor.shape for each, tensor in tensors.items() if each != "rope_inv_freq.weight"}
+    shapes = {each: shape for each, shape in {**shapes, **changed}.items() if shape is not None}
+    found, located = resolve({"general.architecture": name, **config}, "gguf", shapes)
+    assert found["attn_scale"] == pytest.approx(spec["attn_scale"])
+    same = {"activation": "silu"}  # which may be left out
+    assert {**same, **found} == {**same, **spec}
+    assert {each: tensor.shape for each, tensor in located.items()} == {
+        each: tensor.shape for each, tensor in tensors.items()
+    }
+
+
+def test_grouped_rows_are_put_together_from_every_group() -> None:
+    rows = np.arange(2 * 5 * 3).reshape(10, 3)
+    parts = [Part("w", (3, 1, 1), index, groups=2).build(lambda _: rows) for index in range(3)]
+    assert np.array_equal(parts[0], rows[[0, 1, 2, 5, 6, 7]])
+    assert np.array_equal(parts[1], rows[[3, 8]])
+    assert np.array_equal(parts[2], rows[[4, 9]])
+    assert Part("w", (3, 1, 1), 1, groups=2).wants((2, 3)) == {"w": (10, 3)}
+
+
+def test_rows_that_are_not_rotated_stay_where_they_are() -> None:
+    rows = np.arange(12)
+    built = Deinterleave(Tensor("w"), 2, 4).build(lambda _: rows)
+    assert built.tolist() == [0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]
+
+
+def test_internlm2_splits_each_group_into_queries_key_and_value() -> None:
+    _, tensors = resolved("internlm2")
+    whole = np.arange(40 * 24).reshape(40, 24)
+    query, key, value = (tensors[f"blk.0.attn_{name}.weight"].source.build(lambda _: whole) for name in "qkv")
+    assert np.array_equal(query, np.concatenate([whole[0:12], whole[20:32]]))
+    assert np.array_equal(key, np.concatenate([whole[12:16], whole[32:36]]))
+    assert np.array_equal(value, np.concatenate([whole[16:20], whole[36:40]]))
+
+
+def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
+    for name, count in {"gemma": 3, "gemma2": 5}.items():
+        _, tensors = resolved(name)
+        norms = [tensor.source for each, tensor in tensors.items() if "norm" in each]
+        assert len(norms) == count
+        assert all(norm.build(lambda _: np.float32([-0.5]))[0] == 0.5 for norm in norms)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("phi3", {"sliding_window": 16, "rope_dim": 2, "head_dim": 4}),
+        ("gemma", {"embed_scale": 24**0.5, "activation": "gelu", "attn_scale": 8**-0.5}),
+        ("gemma2", {"attn_softcap": 50.0, "logit_softcap": 30.0, "global_layer_period": 2, "post_norms": 1}),
+        ("minicpm", {"embed_scale": 12, "residual_scale": 1.4, "logit_scale": 8 / 24}),
+        ("phi", {"norm_type": "layer", "parallel_residual": 1, "ffn_gated": 0, "activation": "gelu", "rope_dim": 2}),
+    ],
+)
+def test_features_are_fields_of_the_spec(name: str, fields: dict[str, Any]) -> None:
+    spec, _ = resolved(name)
+    assert {field: spec[field] for field in fields} == fields
+
+
+def test_absent_features_are_left_out() -> None:
+    assert "sliding_window" not in resolved("phi3", sliding_window=None)[0]
+    without = resolved("gemma2", attn_logit_softcapping=None, final_logit_softcapping=None)[0]
+    assert not {"attn_softcap", "logit_softcap"} & set(without)
+
+
+def test_gemma2_scales_scores_by_its_own_width() -> None:
+    assert resolved("gemma2", query_pre_attn_scalar=144)[0]["attn_scale"] == 144**-0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("gemma", {"hidden_activation": "relu"}, "hidden_activation is 'relu'"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm is True"),
+        ("phi3", {"attention_bias": True}, "attention_bias is True"),
+        ("minicpm", {"num_experts": 8}, "num_experts is 8"),
+    ],
+)
+def test_what_the_engine_lacks_is_refused(name: str, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=sentence):
+        resolved(name, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0 cannot be used"),
+        ("gemma2", {"query_pre_attn_scalar": "8"}, "query_pre_attn_scalar is '8'; a number is needed"),
+        ("minicpm", {"num_hidden_layers": 0}, "num_hidden_layers = 0 cannot be used"),
+        ("phi", {"num_attention_heads": 0}, "num_attention_heads = 0, partial_rotary_factor = 0.5 cannot be used"),
+        ("phi3", {"partial_rotary_factor": 0.3}, "rotates 1 of 4"),
+        ("phi3", {"sliding_window": [4]}, r"sliding_window is \[4\], which cannot be used"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_named(name: str, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ModelFileError, match=sentence):
+        resolved(name, **change)
+
+
+@pytest.mark.parametrize(
+    ("constants", "error", "sentence"),
+    [
+        ({"norm_type": "batch"}, UnsupportedModelError, "the norm_type 'batch' is not known to this version"),
+        ({"activation": "relu"}, UnsupportedModelError, "the activation 'relu' is not known to this version"),
+        ({"ffn_gated": 0}, UnsupportedModelError, "a feed-forward layer without gate needs activation gelu"),
+        ({"ffn_gated": 0, "activation": "gelu"}, UnsupportedModelError, "blk.0.ffn_gate.weight' is not known"),
+        ({"norm_type": "layer"}, ModelFileError, "'blk.0.attn_norm.bias' is missing"),
+        ({"post_norms": 1}, ModelFileError, "'blk.0.post_attention_norm.weight' is missing"),
+        ({"parallel_residual": 2}, ModelFileError, "parallel_residual is 2, but must be 0 or 1"),
+        ({"attn_softcap": -1.0}, ModelFileError, "attn_softcap is -1, which is out of range"),
+        ({"embed_scale": 0.0}, ModelFileError, "embed_scale is 0, which is out of range"),
+    ],
+)
+def test_the_engine_refuses_a_spec_it_cannot_execute(
+    constants: dict[str, Any],
+    error: type[Exception],
+    sentence: str,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = LLAMA.but(constants=constants)
+    monkeypatch.setattr(arch, "families", lambda: (family,))
+    rkllm_ext.convert(tiny_llama, tmp_path / "odd.rkllm", "fp32")
+    with pytest.raises(error, match=sentence):
+        rkllm_ext.LLM(tmp_path / "odd.rkllm")
