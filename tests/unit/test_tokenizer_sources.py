@@ -63,6 +63,16 @@ def test_merges_may_be_written_in_either_way(tmp_path: Path) -> None:
     assert table_of(tmp_path, source).metadata() == expected
 
 
+def test_a_split_at_spaces_is_nothing_where_spaces_are_marks(tmp_path: Path) -> None:
+    source = tiny_sentencepiece()
+    expected = table_of(tmp_path, source).metadata()
+    step = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    assert table_of(tmp_path, {**source, "pre_tokenizer": step}).metadata() == expected
+    for other in ({**step, "invert": True}, {**step, "pattern": {"String": "a"}}):
+        with pytest.raises(UnsupportedModelError, match="pre_tokenizer is not supported"):
+            table_of(tmp_path, {**source, "pre_tokenizer": other})
+
+
 def test_ids_without_a_token_are_kept_free(tmp_path: Path) -> None:
     source = tiny_byte_level()
     source["added_tokens"].append(added(270, "<far>"))

@@ -26,6 +26,7 @@ _MARK = "\u2581"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS + r"\p{N}{1,3}" + _REST: "llama3", _WORDS + r"\p{N}" + _REST: "qwen2"}
+_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 _FLAGS = {"special": SPECIAL, "lstrip": LSTRIP, "rstrip": RSTRIP, "normalized": NORMALIZED, "single_word": SINGLE_WORD}
 
 
@@ -42,7 +43,10 @@ def vocabulary_of_json(source: dict[str, Any], where: str) -> Vocabulary:
     model = _object(source.get("model"), where, "model")
     by_bytes = _decodes_bytes(source.get("decoder"), where)
     normalizer = _normalizer(source.get("normalizer"), where)
-    split, marks = _pre_tokenizer(source.get("pre_tokenizer"), where)
+    steps = source.get("pre_tokenizer")
+    if normalizer.startswith("mark") and steps == _AT_SPACES:
+        steps = None  # every space is a mark by then: nothing is split
+    split, marks = _pre_tokenizer(steps, where)
     if marks:
         if normalizer != "none":
             raise _unknown(where, "normalizer beside Metaspace", source.get("normalizer"))
