@@ -9,14 +9,21 @@ namespace rkllm {
 
 Rope::Rope(const Spec& spec, std::vector<float> frequencies)
     : frequencies_(std::move(frequencies)), dynamic_factor_(spec.rope_dynamic_factor),
-      original_context_(int(spec.rope_original_context)) {}
+      doubling_(spec.rope_doubling != 0), original_context_(int(spec.rope_original_context)) {}
+
+// What dynamic NTK multiplies the base by, to the power of (d - 2) / d.
+double Rope::growth(int length) const {
+  if (length <= original_context_ || (dynamic_factor_ == 0.0 && !doubling_)) return 1.0;
+  const double ratio = double(length) / double(original_context_);
+  if (!doubling_) return dynamic_factor_ * ratio - (dynamic_factor_ - 1.0);
+  double power = 2.0;  // 2^(ceil(log2(ratio)) + 1)
+  while (power < 2.0 * ratio) power *= 2.0;
+  return power - 1.0;
+}
 
 void Rope::angles(int first, int n, int length, float* cosines, float* sines) const {
-  // Dynamic NTK multiplies the base by s^(d / (d - 2)), s = factor * length / original - (factor - 1), which divides
-  // frequency i by s^(2i / (d - 2)), d = 2 * half.
-  double log_s = 0.0;
-  if (dynamic_factor_ > 0.0 && length > original_context_)
-    log_s = logarithm(dynamic_factor_ * double(length) / double(original_context_) - (dynamic_factor_ - 1.0));
+  // A base that grows by s^(d / (d - 2)) divides frequency i by s^(2i / (d - 2)), d = 2 * half.
+  const double s = growth(length), log_s = s != 1.0 ? logarithm(s) : 0.0;
   for (int i = 0; i < half(); i++) {
     float frequency = frequencies_[size_t(i)];
     if (log_s != 0.0) frequency = float(double(frequency) * exponential(-log_s * double(i) / double(half() - 1)));

@@ -21,7 +21,10 @@ class Rope {
 
  private:
   std::vector<float> frequencies_;
+  double growth(int length) const;
+
   double dynamic_factor_ = 0.0;
+  bool doubling_ = false;
   int original_context_ = 0;
 };
 

@@ -123,7 +123,8 @@ Finish Session::generate(const SequenceInput& input, const Generation& settings,
     if (input.n + produced >= max_context()) return Finish::CONTEXT;
     if (produced > 0) {
       const int position = int(input.n) + produced - 1;
-      forward(*model_, {&history.back(), nullptr, 1, position, position + 1}, cache_, *workspace_, *pool_);
+      const int length = model_->spec.rope_doubling ? int(input.n) : position + 1;
+      forward(*model_, {&history.back(), nullptr, 1, position, length}, cache_, *workspace_, *pool_);
       last_row = 0;
       timing.generate_tokens++;
     }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "numeric.h"
+
 namespace rkllm {
 namespace {
 
@@ -77,6 +79,11 @@ struct Pass {
     pool.run(rows.n, [&](int t, int) {
       const float* cosines = w.cosines.data() + int64_t(t) * half;
       const float* sines = w.sines.data() + int64_t(t) * half;
+      const uint32_t length = uint32_t(rows.position + t) + 1;
+      if (spec.logn_context && length > spec.logn_context) {
+        const double factor = logarithm(double(length)) / logarithm(double(spec.logn_context));
+        kernels.scale(w.q.data() + t * w.q_stride, float(factor), int(w.q_stride));
+      }
       for (int h = 0; h < int(spec.n_heads); h++)
         kernels.rotate(w.q.data() + t * w.q_stride + h * head_dim, cosines, sines, half);
       for (int h = 0; h < int(spec.n_kv_heads); h++) {

@@ -26,10 +26,12 @@ REFERENCES = [
     "gemma2",
     "minicpm",
     "phi",
+    "chatglm3",
+    "qwen",
 ]
 
 #: Those whose tokenizer is not supported yet. Their weights are converted beside tokens that are only numbers.
-NUMBERED = ["internlm2", "gemma", "gemma2"]
+NUMBERED = ["internlm2", "gemma", "gemma2", "chatglm3", "qwen"]
 
 #: Formats that can be asked for by name.
 FORMATS = [format.name for format in _rkllm.formats() if format.offered]

@@ -26,6 +26,8 @@ SOURCES = {
     "gemma2": ("reference/gemma2", ["fp32", "w4a16_g32"]),
     "minicpm": ("reference/minicpm", ["w8a8"]),
     "phi": ("reference/phi", ["fp32", "w8a8"]),
+    "chatglm3": ("reference/chatglm3", ["fp32"]),
+    "qwen": ("reference/qwen", ["fp32", "w8a8"]),
     "wide": ("reference/qwen2-g512-bf16", FORMATS),
 }
 CASES = [(source, dtype) for source, (_, formats) in SOURCES.items() for dtype in formats]

@@ -13,6 +13,7 @@ import rkllm_ext
 from rkllm_ext import arch
 from rkllm_ext.arch import Located, ModelSpec, resolve
 from rkllm_ext.arch.llama import LLAMA
+from rkllm_ext.arch.rope import inverse_frequencies
 from rkllm_ext.arch.spec import Deinterleave, Part, Tensor
 from rkllm_ext.errors import ModelFileError, UnsupportedModelError
 
@@ -137,6 +138,65 @@ MODELS: dict[str, tuple[dict[str, Any], Shapes]] = {
             "lm_head.bias": (50,),
         },
     ),
+    "chatglm3": (
+        {
+            "model_type": "chatglm",
+            "num_layers": 1,
+            "hidden_size": 24,
+            "num_attention_heads": 6,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "kv_channels": 8,
+            "ffn_hidden_size": 20,
+            "padded_vocab_size": 50,
+            "seq_length": 64,
+            "add_qkv_bias": True,
+            "add_bias_linear": False,
+            "tie_word_embeddings": False,
+        },
+        {
+            "transformer.embedding.word_embeddings.weight": (50, 24),
+            "transformer.encoder.layers.0.input_layernorm.weight": (24,),
+            "transformer.encoder.layers.0.self_attention.query_key_value.weight": (80, 24),
+            "transformer.encoder.layers.0.self_attention.query_key_value.bias": (80,),
+            "transformer.encoder.layers.0.self_attention.dense.weight": (24, 48),
+            "transformer.encoder.layers.0.post_attention_layernorm.weight": (24,),
+            "transformer.encoder.layers.0.mlp.dense_h_to_4h.weight": (40, 24),
+            "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight": (24, 20),
+            "transformer.encoder.final_layernorm.weight": (24,),
+            "transformer.output_layer.weight": (50, 24),
+        },
+    ),
+    "qwen": (
+        {
+            "model_type": "qwen",
+            "num_hidden_layers": 1,
+            "hidden_size": 24,
+            "num_attention_heads": 6,
+            "kv_channels": 4,
+            "intermediate_size": 40,
+            "vocab_size": 50,
+            "seq_length": 16,
+            "max_position_embeddings": 64,
+            "layer_norm_epsilon": 1e-5,
+            "no_bias": True,
+            "use_dynamic_ntk": False,
+            "use_logn_attn": False,
+        },
+        {
+            "transformer.wte.weight": (50, 24),
+            "transformer.h.0.ln_1.weight": (24,),
+            "transformer.h.0.attn.c_attn.weight": (72, 24),
+            "transformer.h.0.attn.c_attn.bias": (72,),
+            "transformer.h.0.attn.c_proj.weight": (24, 24),
+            "transformer.h.0.ln_2.weight": (24,),
+            "transformer.h.0.mlp.w1.weight": (20, 24),
+            "transformer.h.0.mlp.w2.weight": (20, 24),
+            "transformer.h.0.mlp.c_proj.weight": (24, 20),
+            "transformer.ln_f.weight": (24,),
+            "lm_head.weight": (50, 24),
+        },
+    ),
 }
 
 GGUF_KEYS = {
@@ -149,20 +209,32 @@ GGUF_KEYS = {
     "attention.layer_norm_rms_epsilon": 1e-5,
 }
 
+
+def fused(kind: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...] | None]:
+    """Return the changes that make one tensor of query, key and value."""
+    return {**{f"blk.0.attn_{name}.{kind}": None for name in "qkv"}, f"blk.0.attn_qkv.{kind}": shape}
+
+
 #: Family -> key/values of a GGUF file of the same model beside GGUF_KEYS, and tensors that are not the canonical ones
 #: (None: absent).
 GGUF_FILES: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...] | None]]] = {
     "internlm2": ({}, {}),
     "phi3": (
         {"rope.dimension_count": 2, "attention.sliding_window": 16},
+        {**fused("weight", (40, 24)), "blk.0.ffn_gate.weight": None, "blk.0.ffn_up.weight": (40, 24)},
+    ),
+    "chatglm": (
+        {"attention.key_length": 8, "rope.dimension_count": 4},
         {
-            "blk.0.attn_qkv.weight": (40, 24),
-            "blk.0.attn_q.weight": None,
-            "blk.0.attn_k.weight": None,
-            "blk.0.attn_v.weight": None,
+            **fused("weight", (80, 24)),
+            **fused("bias", (80,)),
             "blk.0.ffn_gate.weight": None,
             "blk.0.ffn_up.weight": (40, 24),
         },
+    ),
+    "qwen": (
+        {"attention.head_count_kv": 6, "feed_forward_length": 40, "rope.dimension_count": 4},
+        {**fused("weight", (72, 24)), **fused("bias", (72,))},
     ),
     "gemma": ({"attention.key_length": 8}, {}),
     "gemma2": (
@@ -222,7 +294,7 @@ def test_missing_and_misshapen_tensors_are_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", GGUF_FILES)
 def test_a_gguf_file_resolves_to_the_same_model(name: str) -> None:
-    spec, tensors = resolved("phi" if name == "phi2" else name)
+    spec, tensors = resolved({"phi2": "phi", "chatglm": "chatglm3"}.get(name, name))
     keys, changed = GGUF_FILES[name]
     config = {f"{name}.{key}": value for key, value in {**GGUF_KEYS, **keys}.items()}
     shapes = {each: tensor.shape for each, tensor in tensors.items() if each != "rope_inv_freq.weight"}
@@ -275,6 +347,8 @@ def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
         ("gemma", {"embed_scale": 24**0.5, "activation": "gelu", "attn_scale": 8**-0.5}),
         ("gemma2", {"attn_softcap": 50.0, "logit_softcap": 30.0, "global_layer_period": 2, "post_norms": 1}),
         ("minicpm", {"embed_scale": 12, "residual_scale": 1.4, "logit_scale": 8 / 24}),
+        ("chatglm3", {"rope_dim": 4, "n_kv_heads": 2, "head_dim": 8}),
+        ("qwen", {"ffn_dim": 20, "n_kv_heads": 6}),
         ("phi", {"norm_type": "layer", "parallel_residual": 1, "ffn_gated": 0, "activation": "gelu", "rope_dim": 2}),
     ],
 )
@@ -293,6 +367,32 @@ def test_gemma2_scales_scores_by_its_own_width() -> None:
     assert resolved("gemma2", query_pre_attn_scalar=144)[0]["attn_scale"] == 144**-0.5
 
 
+def test_qwen_sets_ntk_and_logn_as_asked() -> None:
+    assert not {"rope_doubling", "rope_original_context", "logn_context"} & set(resolved("qwen")[0])
+    ntk, logn = resolved("qwen", use_dynamic_ntk=True)[0], resolved("qwen", use_logn_attn=True)[0]
+    assert (ntk["rope_doubling"], ntk["rope_original_context"], "logn_context" in ntk) == (1, 16, False)
+    assert (logn["logn_context"], "rope_doubling" in logn) == (16, False)
+
+
+def test_chatglm3_turns_neighbouring_pairs_into_halves() -> None:
+    _, tensors = resolved("chatglm3")
+    whole = np.arange(80)
+    query, key, value = (tensors[f"blk.0.attn_{name}.bias"].source.build(lambda _: whole) for name in "qkv")
+    order = np.array([0, 2, 1, 3, 4, 5, 6, 7])
+    assert query.tolist() == [8 * head + i for head in range(6) for i in order]
+    assert key.tolist() == [48 + 8 * head + i for head in range(2) for i in order]
+    assert value.tolist() == list(range(64, 80))
+
+
+def test_chatglm3_multiplies_the_rotary_base() -> None:
+    plain, ratio = (
+        resolved("chatglm3", rope_ratio=ratio)[1]["rope_inv_freq.weight"].source.build(lambda _: np.zeros(0))
+        for ratio in (1, 50)
+    )
+    assert np.array_equal(plain, inverse_frequencies(10000.0, 4))
+    assert np.array_equal(ratio, inverse_frequencies(500000.0, 4))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
@@ -300,6 +400,9 @@ def test_gemma2_scales_scores_by_its_own_width() -> None:
         ("phi", {"qk_layernorm": True}, "qk_layernorm is True"),
         ("phi3", {"attention_bias": True}, "attention_bias is True"),
         ("minicpm", {"num_experts": 8}, "num_experts is 8"),
+        ("chatglm3", {"multi_query_attention": False}, "multi_query_attention is False"),
+        ("chatglm3", {"rmsnorm": False}, "rmsnorm is False"),
+        ("qwen", {"no_bias": False}, "no_bias is False"),
     ],
 )
 def test_what_the_engine_lacks_is_refused(name: str, change: dict[str, Any], sentence: str) -> None:
@@ -334,6 +437,8 @@ def test_numbers_that_cannot_be_used_are_named(name: str, change: dict[str, Any]
         ({"post_norms": 1}, ModelFileError, "'blk.0.post_attention_norm.weight' is missing"),
         ({"parallel_residual": 2}, ModelFileError, "parallel_residual is 2, but must be 0 or 1"),
         ({"attn_softcap": -1.0}, ModelFileError, "attn_softcap is -1, which is out of range"),
+        ({"rope_doubling": 1}, ModelFileError, "rope_doubling needs rope_original_context"),
+        ({"logn_context": 1}, ModelFileError, "logn_context is 1, but must be 0 or at least 2"),
         ({"embed_scale": 0.0}, ModelFileError, "embed_scale is 0, which is out of range"),
     ],
 )

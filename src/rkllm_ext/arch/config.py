@@ -12,7 +12,16 @@ from .spec import Constant, Family, ModelSpec, Rule, Shape
 
 Config = Mapping[str, Any]
 Get = Callable[[str], Any]  # the value of a key, None when absent
-_OPTIONAL = ("head_dim", "rope_dim", "sliding_window", "attn_softcap", "logit_softcap")  # derived or off when absent
+_OPTIONAL = (  # derived or off when absent
+    "head_dim",
+    "rope_dim",
+    "sliding_window",
+    "attn_softcap",
+    "logit_softcap",
+    "rope_doubling",
+    "rope_original_context",
+    "logn_context",
+)
 
 
 def where(kind: str) -> str:
@@ -88,7 +97,7 @@ def _found(keys: Mapping[str, str | Rule], get: Get, kind: str) -> dict[str, Any
 
 def _computed(rule: Rule, get: Get, kind: str) -> Any:
     values = [get(key) for key in rule.keys]
-    if any(value is None for value in values):
+    if any(value is None for value in values) or (rule.when and not get(rule.when)):
         return None
     numbers = [_number(value, key, kind) for value, key in zip(values, rule.keys)]
     try:

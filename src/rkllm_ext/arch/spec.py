@@ -248,10 +248,14 @@ class Located:
 
 @dataclass(frozen=True)
 class Rule:
-    """A number that follows from values of the configuration: `of` is called with the numbers under `keys`."""
+    """A number that follows from values of the configuration: `of` is called with the numbers under `keys`.
+
+    With `when` there is one only if the configuration's value under that key is true.
+    """
 
     keys: tuple[str, ...]
     of: Callable[..., Value]
+    when: str = ""
 
 
 @dataclass(frozen=True)
