@@ -134,7 +134,7 @@ def convert(
         platform=platform,
         num_npu_core=cores,
         n_tensors=len(entries),
-        n_parameters=sum(entry.rows * entry.cols for entry in entries if entry.name != "rope_inv_freq.weight"),
+        n_parameters=sum(entry.rows * entry.cols for entry in entries if not entry.name.startswith("rope_inv_freq")),
         file_bytes=file.n_bytes,
         lossless_matrices=lossless,
         seconds=time.monotonic() - started,

@@ -191,10 +191,14 @@ std::shared_ptr<const Model> read_model(std::shared_ptr<const Container> file) {
     tensors.weight_bytes += model->embedding.layout.n_bytes;
   }
   model->n_parameters = tensors.n_parameters;
-  const Buffer<float> frequencies = tensors.vector("rope_inv_freq.weight", s.rope_dim / 2);
-  for (uint32_t i = 0; i < s.rope_dim / 2; i++)
-    if (!(frequencies[i] >= 0.0f && frequencies[i] <= 16.0f)) refuse(*file, "rope_inv_freq.weight is out of range");
-  model->rope = Rope(s, std::vector<float>(frequencies.data(), frequencies.data() + s.rope_dim / 2));
+  const auto frequencies = [&](const char* name) {
+    const Buffer<float> values = tensors.vector(name, s.rope_dim / 2);
+    for (uint32_t i = 0; i < s.rope_dim / 2; i++)
+      if (!(values[i] >= 0.0f && values[i] <= 16.0f)) refuse(*file, std::string(name) + " is out of range");
+    return std::vector<float>(values.data(), values.data() + s.rope_dim / 2);
+  };
+  model->rope = Rope(s, frequencies("rope_inv_freq.weight"),
+                     s.rope_long ? frequencies("rope_inv_freq_long.weight") : std::vector<float>());
   tensors.check_all_taken();
   model->weight_bytes = tensors.weight_bytes;
   model->tokenizer = std::make_shared<Tokenizer>(*file);

@@ -7,9 +7,10 @@
 
 namespace rkllm {
 
-Rope::Rope(const Spec& spec, std::vector<float> frequencies)
-    : frequencies_(std::move(frequencies)), dynamic_factor_(spec.rope_dynamic_factor),
-      doubling_(spec.rope_doubling != 0), original_context_(int(spec.rope_original_context)) {}
+Rope::Rope(const Spec& spec, std::vector<float> frequencies, std::vector<float> long_frequencies)
+    : frequencies_(std::move(frequencies)), long_frequencies_(std::move(long_frequencies)), dynamic_factor_(spec.rope_dynamic_factor),
+      doubling_(spec.rope_doubling != 0), original_context_(int(spec.rope_original_context)),
+      magnitude_(spec.rope_magnitude) {}
 
 // What dynamic NTK multiplies the base by, to the power of (d - 2) / d.
 double Rope::growth(int length) const {
@@ -24,15 +25,16 @@ double Rope::growth(int length) const {
 void Rope::angles(int first, int n, int length, float* cosines, float* sines) const {
   // A base that grows by s^(d / (d - 2)) divides frequency i by s^(2i / (d - 2)), d = 2 * half.
   const double s = growth(length), log_s = s != 1.0 ? logarithm(s) : 0.0;
+  const auto& table = long_frequencies_.empty() || length <= original_context_ ? frequencies_ : long_frequencies_;
   for (int i = 0; i < half(); i++) {
-    float frequency = frequencies_[size_t(i)];
+    float frequency = table[size_t(i)];
     if (log_s != 0.0) frequency = float(double(frequency) * exponential(-log_s * double(i) / double(half() - 1)));
     for (int t = 0; t < n; t++) {
       const float angle = float(first + t) * frequency;  // rounded to float, as the families' own code has it
       double sine, cosine;
       sine_cosine(double(angle), &sine, &cosine);
-      cosines[t * half() + i] = float(cosine);
-      sines[t * half() + i] = float(sine);
+      cosines[t * half() + i] = float(cosine) * magnitude_;
+      sines[t * half() + i] = float(sine) * magnitude_;
     }
   }
 }

@@ -87,14 +87,15 @@ void Session::check(const SequenceInput& input) const {
                          static_cast<long long>(i / spec.dim), static_cast<long long>(i % spec.dim)));
 }
 
-// Run the input in chunks; after_chunk(first row, rows) sees the hidden states in the workspace. False when aborted.
+// Run the input in chunks at positions from `first` on, as part of a sequence of `length`; after_chunk(row, rows) sees the
+// hidden states in the workspace. False when aborted.
 template <class AfterChunk>
-bool Session::prefill(const SequenceInput& input, const AfterChunk& after_chunk) {
+bool Session::prefill(const SequenceInput& input, int first, int length, const AfterChunk& after_chunk) {
   for (int64_t at = 0; at < input.n; at += chunk_) {
     if (abort_) return false;
     const int n = int(std::min<int64_t>(chunk_, input.n - at));
     const Rows rows = {input.ids ? input.ids + at : nullptr, input.ids ? nullptr : input.embed + at * model_->spec.dim,
-                       n, int(at), int(input.n)};
+                       n, first + int(at), length};
     forward(*model_, rows, cache_, *workspace_, *pool_);
     after_chunk(at, n);
   }
@@ -108,7 +109,7 @@ Finish Session::generate(const SequenceInput& input, const Generation& settings,
   timing = {};
   const auto start = Clock::now();
   int last_row = 0;
-  if (!prefill(input, [&](int64_t, int n) { last_row = n - 1; })) return Finish::ABORT;
+  if (!prefill(input, 0, int(input.n), [&](int64_t, int n) { last_row = n - 1; })) return Finish::ABORT;
   timing.prefill_tokens = int32_t(input.n);
   Sampler sampler(settings.sampling, settings.seed);
   std::vector<int32_t> history;
@@ -124,6 +125,12 @@ Finish Session::generate(const SequenceInput& input, const Generation& settings,
     if (produced > 0) {
       const int position = int(input.n) + produced - 1;
       const int length = model_->spec.rope_doubling ? int(input.n) : position + 1;
+      if (model_->rope.restarts_at(length)) {
+        const int before = produced - 1;
+        const SequenceInput answer = {&history.back() - before, nullptr, before};
+        const auto nothing = [](int64_t, int) {};
+        if (!prefill(input, 0, length, nothing) || !prefill(answer, int(input.n), length, nothing)) return Finish::ABORT;
+      }
       forward(*model_, {&history.back(), nullptr, 1, position, length}, cache_, *workspace_, *pool_);
       last_row = 0;
       timing.generate_tokens++;
@@ -144,7 +151,7 @@ void Session::logits(const SequenceInput& input, float* out) {
   check(input);
   const int64_t vocab = model_->spec.vocab_size, stride = padded(vocab);
   Buffer<float> rows(chunk_ * stride);
-  const bool done = prefill(input, [&](int64_t first, int n) {
+  const bool done = prefill(input, 0, int(input.n), [&](int64_t first, int n) {
     project(*model_, *workspace_, 0, n, rows.data(), *pool_);
     for (int i = 0; i < n; i++) memcpy(out + (first + i) * vocab, &rows[i * stride], size_t(vocab) * sizeof(float));
   });

@@ -74,7 +74,7 @@ class Session {
  private:
   void check(const SequenceInput& input) const;
   template <class AfterChunk>
-  bool prefill(const SequenceInput& input, const AfterChunk& after_chunk);
+  bool prefill(const SequenceInput& input, int first, int length, const AfterChunk& after_chunk);
 
   std::shared_ptr<const Model> model_;
   KvCache cache_;

@@ -82,6 +82,8 @@ void check(const Container& file, const Spec& s) {
     refuse(file, "rope_dynamic_factor needs rope_original_context and rope_dim of at least 4");
   if (s.rope_doubling && (s.rope_original_context < 1 || s.rope_dim < 4 || s.rope_dynamic_factor > 0.0f))
     refuse(file, "rope_doubling needs rope_original_context, rope_dim of at least 4 and no rope_dynamic_factor");
+  if (s.rope_long && (s.rope_original_context < 1 || s.rope_doubling || s.rope_dynamic_factor > 0.0f))
+    refuse(file, "rope_long needs rope_original_context and no dynamic NTK");
   if (s.logn_context == 1) refuse(file, "logn_context is 1, but must be 0 or at least 2");
   const auto within_f = [&](const char* name, float value, bool zero_too) {
     if (!((zero_too ? value >= 0.0f : value > 0.0f) && value < 1e6f))
@@ -99,6 +101,8 @@ void check(const Container& file, const Spec& s) {
   is_switch("parallel_residual", s.parallel_residual);
   is_switch("ffn_gated", s.ffn_gated);
   is_switch("rope_doubling", s.rope_doubling);
+  is_switch("rope_long", s.rope_long);
+  within_f("rope_magnitude", s.rope_magnitude, false);
   const auto known = [&](const char* name, const std::string& value, const char* first, const char* second) {
     if (value != first && value != second)
       throw Error(ErrorCode::UNSUPPORTED_MODEL,

@@ -22,6 +22,7 @@ REFERENCES = [
     "internlm2",
     "phi3",
     "phi3-fp16",
+    "phi3-longrope",
     "gemma",
     "gemma2",
     "minicpm",

@@ -23,6 +23,7 @@ SOURCES = {
     "dynamic": ("reference/llama-dynamic", ["fp32", "w8a8", "w4a16_g32"]),
     "internlm2": ("reference/internlm2", ["fp32", "w8a8_g128"]),
     "phi3": ("reference/phi3", ["fp32"]),
+    "longrope": ("reference/phi3-longrope", ["fp32"]),
     "gemma2": ("reference/gemma2", ["fp32", "w4a16_g32"]),
     "minicpm": ("reference/minicpm", ["w8a8"]),
     "phi": ("reference/phi", ["fp32", "w8a8"]),

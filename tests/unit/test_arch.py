@@ -311,7 +311,7 @@ def test_dynamic_scaling_is_left_to_the_engine() -> None:
     assert fields == {"rope_dynamic_factor": 2.0, "rope_original_context": 256, "max_context": 16 * 256}
 
 
-@pytest.mark.parametrize("kind", ["yarn", "longrope", "su", "ntk"])
+@pytest.mark.parametrize("kind", ["yarn", "ntk"])
 def test_unknown_scaling_is_refused_by_name(kind: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"rope scaling '{kind}' is not supported"):
         scaled_frequencies(10000.0, 16, {"type": kind, "factor": 2.0}, 256, "x")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,55 @@ def test_chatglm3_multiplies_the_rotary_base() -> None:
     assert np.array_equal(ratio, inverse_frequencies(500000.0, 4))
 
 
+LONGROPE = {"type": "longrope", "short_factor": [1.5], "long_factor": [4.0]}
+
+
+@pytest.mark.parametrize("kind", ["longrope", "su"])
+def test_longrope_has_frequencies_for_both_lengths(kind: str) -> None:
+    spec, tensors = resolved("phi3", rope_scaling={**LONGROPE, "type": kind}, original_max_position_embeddings=16)
+    tables = [tensors[f"rope_inv_freq{name}.weight"].source.build(lambda _: np.zeros(0)) for name in ("", "_long")]
+    assert [table.tolist() for table in tables] == [[np.float32(1 / 1.5)], [0.25]]
+    assert (spec["rope_long"], spec["rope_original_context"], spec["max_context"]) == (1, 16, 64)
+    assert spec["rope_magnitude"] == math.sqrt(1 + math.log(64 / 16) / math.log(16))
+
+
+def test_longrope_without_a_longer_limit_reaches_beyond_it() -> None:
+    spec, _ = resolved("phi3", rope_scaling={**LONGROPE, "original_max_position_embeddings": 64})
+    assert (spec["rope_magnitude"], spec["max_context"]) == (1.0, 16 * 64)
+
+
+def test_longrope_of_a_gguf_file_is_the_same() -> None:
+    spec, _ = resolved("phi3", rope_scaling=LONGROPE, original_max_position_embeddings=16)
+    keys, changed = GGUF_FILES["phi3"]
+    scaling = {"rope.scaling.original_context_length": 16, "rope.scaling.attn_factor": spec["rope_magnitude"]}
+    config = {f"phi3.{key}": value for key, value in {**GGUF_KEYS, **keys, **scaling}.items()}
+    plain = {each: tensor.shape for each, tensor in resolved("phi3")[1].items() if "rope" not in each}
+    shapes = {each: shape for each, shape in {**plain, **changed}.items() if shape is not None}
+    shapes |= {"rope_factors_short.weight": (1,), "rope_factors_long.weight": (1,)}
+    found, tensors = resolve({"general.architecture": "phi3", **config}, "gguf", shapes)
+    assert {"activation": "silu", **found} == dict(spec)
+    factors = {"rope_factors_short.weight": np.float32([1.5]), "rope_factors_long.weight": np.float32([4.0])}
+    assert tensors["rope_inv_freq_long.weight"].source.build(factors.__getitem__).tolist() == [0.25]
+    assert tensors["rope_inv_freq.weight"].source.build(factors.__getitem__).tolist() == [np.float32(1 / 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "original", "sentence"),
+    [
+        (LONGROPE, None, "longrope needs its original length, 2 to 64, found None"),
+        (LONGROPE, 65, "longrope needs its original length, 2 to 64, found 65"),
+        ({**LONGROPE, "long_factor": [1.0, 2.0]}, 16, "longrope needs 1 positive numbers under 'long_factor'"),
+        ({**LONGROPE, "short_factor": [0.0]}, 16, "longrope needs 1 positive numbers under 'short_factor'"),
+        ({**LONGROPE, "short_factor": None}, 16, "longrope needs 1 positive numbers under 'short_factor'"),
+        ({**LONGROPE, "attention_factor": -1}, 16, "longrope has the attention factor -1"),
+        ({**LONGROPE, "long_mscale": 1.2}, 16, "longrope with long_mscale is not supported"),
+    ],
+)
+def test_longrope_without_usable_parameters_is_refused(scaling: Any, original: Any, sentence: str) -> None:
+    with pytest.raises((ModelFileError, UnsupportedModelError), match=sentence):
+        resolved("phi3", rope_scaling=scaling, original_max_position_embeddings=original)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
@@ -438,6 +488,8 @@ def test_numbers_that_cannot_be_used_are_named(name: str, change: dict[str, Any]
         ({"parallel_residual": 2}, ModelFileError, "parallel_residual is 2, but must be 0 or 1"),
         ({"attn_softcap": -1.0}, ModelFileError, "attn_softcap is -1, which is out of range"),
         ({"rope_doubling": 1}, ModelFileError, "rope_doubling needs rope_original_context"),
+        ({"rope_long": 1}, ModelFileError, "rope_long needs rope_original_context"),
+        ({"rope_long": 1, "rope_original_context": 8}, ModelFileError, "'rope_inv_freq_long.weight' is missing"),
         ({"logn_context": 1}, ModelFileError, "logn_context is 1, but must be 0 or at least 2"),
         ({"embed_scale": 0.0}, ModelFileError, "embed_scale is 0, which is out of range"),
     ],

@@ -82,11 +82,11 @@ def resolve(config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]) -
         The configuration contradicts itself, or tensors are missing, surplus or of another shape; all are listed.
     """
     family = find_family(config, kind)
-    spec, rope = read_spec(config, kind, family, shapes)
+    spec, tables = read_spec(config, kind, family, shapes)
     if spec.size("n_layers") > len(shapes):
         raise ModelFileError(f"{where(kind)}: {spec['n_layers']} layers, but the checkpoint has {len(shapes)} tensors")
-    tensors = {"rope_inv_freq.weight": Located(rope.values.shape, rope)}
-    wanted = rope.wants(rope.values.shape)
+    tensors = {name: Located(table.values.shape, table) for name, table in tables.items()}
+    wanted = {each: shape for table in tables.values() for each, shape in table.wants(table.values.shape).items()}
     spare: set[str] = set()
     for name, slot, source in _slots(family, kind, spec):
         shape = spec.shape(slot.shape)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
-from .rope import scaled_frequencies
-from .spec import Constant, Family, ModelSpec, Rule, Shape
+from .rope import LONGROPE, inverse_frequencies, longrope, longrope_fields, scaled_frequencies
+from .spec import Constant, Family, ModelSpec, Rule, Shape, Value
 
 Config = Mapping[str, Any]
 Get = Callable[[str], Any]  # the value of a key, None when absent
@@ -40,20 +40,47 @@ def gguf_value(config: Config, key: str) -> Any:
     return config.get(f"{config['general.architecture']}.{key}")
 
 
-def read_spec(config: Config, kind: str, family: Family, shapes: Mapping[str, Shape]) -> tuple[ModelSpec, Constant]:
-    """Return the spec and the source of the rotary frequencies; arguments and errors as in `arch.resolve`."""
+def read_spec(
+    config: Config, kind: str, family: Family, shapes: Mapping[str, Shape]
+) -> tuple[ModelSpec, dict[str, Constant]]:
+    """Return the spec and the sources of the rotary frequencies; arguments and errors as in `arch.resolve`."""
     _refuse_other_values(config, kind, family)
     values = _hf_values(config, family) if kind == "huggingface" else _gguf_values(config, family, shapes)
     base, scaling = _hf_rope(config, family) if kind == "huggingface" else _gguf_rope(config)
     values.setdefault("rope_dim", values["head_dim"])
     sizes = ModelSpec({**values, **family.constants})  # refuses impossible sizes before anything is computed from them
-    frequencies, rope_fields = scaled_frequencies(
-        base, sizes.size("rope_dim"), scaling, sizes.size("max_context"), where(kind)
-    )
-    # llama3 scaling in GGUF files: one factor per frequency
-    divisor = "rope_freqs.weight" if kind == "gguf" and "rope_freqs.weight" in shapes else ""
-    spec = ModelSpec({"attn_scale": sizes.size("head_dim") ** -0.5, **sizes, **rope_fields})
-    return spec, Constant(frequencies, divisor)
+    tables, rope_fields = _rotary_tables(config, kind, family, sizes, base, scaling, shapes)
+    return ModelSpec({"attn_scale": sizes.size("head_dim") ** -0.5, **sizes, **rope_fields}), tables
+
+
+def _rotary_tables(
+    config: Config,
+    kind: str,
+    family: Family,
+    sizes: ModelSpec,
+    base: float,
+    scaling: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+) -> tuple[dict[str, Constant], dict[str, Value]]:
+    rope_dim, max_context = sizes.size("rope_dim"), sizes.size("max_context")
+    if kind == "gguf" and "rope_factors_long.weight" in shapes:  # longrope in GGUF files: divisors as tensors
+        plain = inverse_frequencies(base, rope_dim)
+        original = gguf_value(config, "rope.scaling.original_context_length")
+        magnitude = gguf_value(config, "rope.scaling.attn_factor")
+        fields = longrope_fields(original, max_context, 1.0 if magnitude is None else magnitude, where(kind))
+        short, long = (Constant(plain, f"rope_factors_{name}.weight") for name in ("short", "long"))
+    elif scaling.get("rope_type", scaling.get("type")) in LONGROPE:
+        original = config.get("original_max_position_embeddings")
+        tables, fields = longrope(base, rope_dim, scaling, max_context, original, where(kind))
+        short, long = map(Constant, tables)
+    else:
+        frequencies, fields = scaled_frequencies(base, rope_dim, scaling, max_context, where(kind))
+        # llama3 scaling in GGUF files: one factor per frequency
+        divisor = "rope_freqs.weight" if kind == "gguf" and "rope_freqs.weight" in shapes else ""
+        return {"rope_inv_freq.weight": Constant(frequencies, divisor)}, fields
+    if family.longrope_by_limit and max_context > int(fields["rope_original_context"]):
+        short = long
+    return {"rope_inv_freq.weight": short, "rope_inv_freq_long.weight": long}, fields
 
 
 def _refuse_other_values(config: Config, kind: str, family: Family) -> None:

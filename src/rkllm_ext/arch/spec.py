@@ -293,6 +293,7 @@ class Family:
     constants: Mapping[str, Value] = field(default_factory=dict)
     hf_rope_base: str | Rule = "rope_theta"
     partial_rotary: bool = False  # whether GGUF files may rotate a part of a head only
+    longrope_by_limit: bool = False  # whether the model's limit chooses the factors of longrope, not the length
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     hf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     gguf_only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
