@@ -58,7 +58,7 @@ def scaled_frequencies(
     inv_freq = inverse_frequencies(base, dims)
 
     def number(name: str) -> float:
-        value = scaling.get(name)
+        value: Any = scaling.get(name)
         if not _is_positive(value):
             raise ModelFileError(f"{where}: rope scaling {kind!r} needs a positive number {name!r}, found {value!r}")
         return float(value)
