@@ -403,6 +403,7 @@ def test_a_refused_input_is_raised_in_async_code(llm: LLM) -> None:
 def test_ctrl_c_ends_the_run_and_leaves_the_model_usable(tiny_model: Path, use: str) -> None:
     code = f"""
 import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from rkllm_ext import LLM
 llm = LLM(sys.argv[1], max_context_len=16384, max_new_tokens=-1, n_threads=1)
 
@@ -425,7 +426,8 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_from_outside_ends_a_program_that_waits(tiny_model: Path) -> None:
     code = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from rkllm_ext import LLM
 llm = LLM(sys.argv[1], max_context_len=16384, max_new_tokens=-1, n_threads=1)
 while True:
