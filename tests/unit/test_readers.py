@@ -343,11 +343,6 @@ def test_what_is_no_source_model_is_told_so(tmp_path: Path) -> None:
     assert "holds a.rkllm, a.safetensors, a.txt; expected a GGUF file" in refusal(tmp_path)
 
 
-def test_a_pickle_checkpoint_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    sentence = refusal(folder(tmp_path, {"pytorch_model.bin": b"PK\3\4"}), UnsupportedModelError)
-    assert "pytorch_model.bin only, which is not supported yet; save the model as safetensors" in sentence
-
-
 def test_a_side_file_that_is_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     (tmp_path / "model.safetensors").write_bytes(one_tensor())

@@ -57,22 +57,20 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
 def _open_folder(folder: Path) -> Checkpoint:
     from .safetensors import INDEX, SINGLE
+    from .torch_bin import INDEX as TORCH_INDEX
+    from .torch_bin import SINGLE as TORCH_SINGLE
 
     names = sorted(entry.name for entry in folder.iterdir())
     has_config = "config.json" in names
     if has_config and (SINGLE in names or INDEX in names):
         return _open_huggingface(folder, names)
+    if has_config and (TORCH_SINGLE in names or TORCH_INDEX in names):
+        return _open_huggingface(folder, names, pickled=True)
     ggufs = [name for name in names if name.endswith(".gguf")]
     if len(ggufs) == 1:
         return _open_gguf(folder, folder / ggufs[0])
     if len(ggufs) > 1:
         raise ModelFileError(f"{folder}: holds {len(ggufs)} GGUF files ({_listed(ggufs)}); give one of them")
-    pickles = [name for name in names if name.startswith("pytorch_model") and ".bin" in name]
-    if pickles:
-        raise UnsupportedModelError(
-            f"{folder}: holds its weights as {pickles[0]} only, which is not supported yet; save the model as "
-            "safetensors (transformers: model.save_pretrained(folder, safe_serialization=True))"
-        )
     loose = [name for name in names if name.endswith(".safetensors")]
     if has_config and loose:
         raise ModelFileError(f"{folder}: holds {_listed(loose)}, but neither {SINGLE} nor {INDEX}; download it again")
@@ -81,11 +79,12 @@ def _open_folder(folder: Path) -> Checkpoint:
     raise ModelFileError(f"{folder}: holds {_listed(names)}; {_EXPECTED}")
 
 
-def _open_huggingface(folder: Path, names: list[str]) -> Checkpoint:
+def _open_huggingface(folder: Path, names: list[str], pickled: bool = False) -> Checkpoint:
     from .safetensors import open_safetensors
+    from .torch_bin import open_torch
 
     config = read_object(folder / "config.json")
-    tensors, weights = open_safetensors(folder)
+    tensors, weights = open_torch(folder) if pickled else open_safetensors(folder)
     sides = [name for name in names if name in _SIDE_FILES or name.endswith(".tiktoken")]
     files = {path.name: path for path in [*(folder / name for name in sides), *weights]}
     return Checkpoint(folder, "huggingface", config, tensors, files)

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import ModelFileError
 from .checkpoint import Q4_0, Float32
-from .json_file import parse_object, read_object
+from .json_file import parse_object
+from .shards import read_shards
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -97,7 +98,7 @@ def open_safetensors(folder: Path) -> tuple[SafetensorsFiles, list[Path]]:
     if single.exists():
         return SafetensorsFiles(_read_header(single)), [single]
     index = folder / INDEX
-    shards = _shards(index)
+    shards = read_shards(index)
     found = {shard: _read_header(folder / shard) for shard in dict.fromkeys(shards.values())}
     entries = {}
     for name, shard in shards.items():
@@ -105,19 +106,6 @@ def open_safetensors(folder: Path) -> tuple[SafetensorsFiles, list[Path]]:
             raise ModelFileError(f"{folder / shard}: tensor '{name}', which {INDEX} places here, is missing")
         entries[name] = found[shard][name]
     return SafetensorsFiles(entries), [index, *(folder / shard for shard in found)]
-
-
-def _shards(index: Path) -> dict[str, str]:
-    """Return {tensor: shard file} of an index, all shards present."""
-    shards = read_object(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ModelFileError(f"{index}: has no 'weight_map' that says which file holds which tensor")
-    for name, shard in shards.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ModelFileError(f"{index}: tensor '{name}' is placed in {shard!r}, which is not a file name")
-        if not (index.parent / shard).is_file():
-            raise ModelFileError(f"{index.parent}: shard {shard} with tensor '{name}' is missing; download it again")
-    return shards
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:
