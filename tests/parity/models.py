@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import importlib.util
 from pathlib import Path
 
 from rkllm_ext import _rkllm
@@ -11,12 +12,13 @@ from rkllm_ext.convert import convert
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
-#: Reference folders of the families that exist here; pytorch_model.bin checkpoints are not read yet.
+#: Reference folders of the families that exist here. One of them is a pickle, which needs torch.
 REFERENCES = [
     "llama-dynamic",
     "llama-dynamic-bf16",
     "llama-linear-sharded",
     "llama-llama3",
+    *(["llama-mha-bin"] if importlib.util.find_spec("torch") else []),
     "qwen2",
     "qwen2-g512-bf16",
     "internlm2",
