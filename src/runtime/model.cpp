@@ -121,6 +121,14 @@ class Tensors {
     return linear;
   }
 
+  // [rope_dim / 2], radians per position
+  std::vector<float> frequencies(const std::string& name, const Spec& s) {
+    const Buffer<float> values = vector(name, s.rope_dim / 2);
+    for (uint32_t i = 0; i < s.rope_dim / 2; i++)
+      if (!(values[i] >= 0.0f && values[i] <= 16.0f)) refuse(file_, name + " is out of range");
+    return std::vector<float>(values.data(), values.data() + s.rope_dim / 2);
+  }
+
   // <name>.weight and, for layer norms, <name>.bias
   Norm norm(const std::string& name, const Spec& s) {
     Norm norm;
@@ -163,6 +171,10 @@ Layer read_layer(Tensors& tensors, const Spec& s, uint32_t index) {
   layer.k = tensors.linear(prefix + "attn_k", kv_width, s.dim);
   layer.v = tensors.linear(prefix + "attn_v", kv_width, s.dim);
   layer.output = tensors.linear(prefix + "attn_output", s.dim, q_width);
+  if (s.qk_norms) {
+    layer.q_norm.weight = tensors.vector(prefix + "attn_q_norm.weight", s.head_dim);
+    layer.k_norm.weight = tensors.vector(prefix + "attn_k_norm.weight", s.head_dim);
+  }
   if (s.post_norms) layer.post_attn_norm = tensors.norm(prefix + "post_attention_norm", s);
   if (!s.parallel_residual) layer.ffn_norm = tensors.norm(prefix + "ffn_norm", s);
   if (s.ffn_gated) layer.gate = tensors.linear(prefix + "ffn_gate", s.ffn_dim, s.dim);
@@ -191,14 +203,9 @@ std::shared_ptr<const Model> read_model(std::shared_ptr<const Container> file) {
     tensors.weight_bytes += model->embedding.layout.n_bytes;
   }
   model->n_parameters = tensors.n_parameters;
-  const auto frequencies = [&](const char* name) {
-    const Buffer<float> values = tensors.vector(name, s.rope_dim / 2);
-    for (uint32_t i = 0; i < s.rope_dim / 2; i++)
-      if (!(values[i] >= 0.0f && values[i] <= 16.0f)) refuse(*file, std::string(name) + " is out of range");
-    return std::vector<float>(values.data(), values.data() + s.rope_dim / 2);
-  };
-  model->rope = Rope(s, frequencies("rope_inv_freq.weight"),
-                     s.rope_long ? frequencies("rope_inv_freq_long.weight") : std::vector<float>());
+  model->rope = Rope(s, tensors.frequencies("rope_inv_freq.weight", s),
+                     s.rope_long ? tensors.frequencies("rope_inv_freq_long.weight", s) : std::vector<float>());
+  if (s.rope_local) model->local_rope = Rope(s, tensors.frequencies("rope_inv_freq_local.weight", s), {});
   tensors.check_all_taken();
   model->weight_bytes = tensors.weight_bytes;
   model->tokenizer = std::make_shared<Tokenizer>(*file);

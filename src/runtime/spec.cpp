@@ -103,6 +103,14 @@ void check(const Container& file, const Spec& s) {
   is_switch("rope_doubling", s.rope_doubling);
   is_switch("rope_long", s.rope_long);
   within_f("rope_magnitude", s.rope_magnitude, false);
+  is_switch("qk_norms", s.qk_norms);
+  is_switch("rope_local", s.rope_local);
+  if (s.rope_local && (s.rope_dynamic_factor > 0.0f || s.rope_doubling || s.rope_long))
+    refuse(file, "rope_local needs frequencies that do not depend on the length");
+  if (s.qk_norms && s.logn_context) refuse(file, "qk_norms undo what logn_context does");
+  if (s.qk_norms && s.head_dim % 16)  // kernels work on 16 floats at once, and heads lie side by side
+    throw Error(ErrorCode::UNSUPPORTED_MODEL,
+                format("%s: head_dim is %u, but norms of heads need a multiple of 16", file.path().c_str(), s.head_dim));
   const auto known = [&](const char* name, const std::string& value, const char* first, const char* second) {
     if (value != first && value != second)
       throw Error(ErrorCode::UNSUPPORTED_MODEL,

@@ -23,10 +23,14 @@ Workspace::Workspace(const Model& model, int max_rows, int max_positions, int n_
       v(max_rows * kv_stride), mixed(max_rows * q_stride), projected(max_rows * dim_stride),
       gate(max_rows * ffn_stride), up(max_rows * ffn_stride),
       cosines(int64_t(max_rows) * model.rope.half()), sines(int64_t(max_rows) * model.rope.half()),
+      local_cosines(int64_t(max_rows) * model.local_rope.half()), local_sines(int64_t(max_rows) * model.local_rope.half()),
       activations(max_rows, std::max({dim_stride, q_stride, ffn_stride})),
       attention(attention_shape(model.spec), max_positions, n_threads) {}
 
 namespace {
+
+// Whether a layer is one of those that come every so many layers: the last of each period.
+bool is_every(uint32_t period, int layer) { return period && (uint32_t(layer) + 1) % period == 0; }
 
 // One forward pass: the arguments that every step shares.
 struct Pass {
@@ -74,21 +78,32 @@ struct Pass {
     });
   }
 
+  bool is_global(int layer) const { return is_every(spec.global_layer_period, layer); }
+
+  // A query or key head, just projected, before it is compared.
+  void prepare_head(const Norm& norm, const float* cosines, const float* sines, int half, float* head) const {
+    if (spec.qk_norms) kernels.rms_norm(head, norm.weight.data(), spec.norm_eps, int(spec.head_dim), head);
+    kernels.rotate(head, cosines, sines, half);
+  }
+
   void rotate_and_store(int layer) const {
-    const int half = model.rope.half(), head_dim = int(spec.head_dim);
+    const int stride = model.rope.half(), head_dim = int(spec.head_dim);
+    const int half = is_every(spec.unrotated_layer_period, layer) ? 0 : stride;
+    const bool is_local = spec.rope_local && !is_global(layer);
+    const Layer& norms = model.layers[size_t(layer)];
     pool.run(rows.n, [&](int t, int) {
-      const float* cosines = w.cosines.data() + int64_t(t) * half;
-      const float* sines = w.sines.data() + int64_t(t) * half;
+      const float* cosines = (is_local ? w.local_cosines : w.cosines).data() + int64_t(t) * stride;
+      const float* sines = (is_local ? w.local_sines : w.sines).data() + int64_t(t) * stride;
       const uint32_t length = uint32_t(rows.position + t) + 1;
       if (spec.logn_context && length > spec.logn_context) {
         const double factor = logarithm(double(length)) / logarithm(double(spec.logn_context));
         kernels.scale(w.q.data() + t * w.q_stride, float(factor), int(w.q_stride));
       }
       for (int h = 0; h < int(spec.n_heads); h++)
-        kernels.rotate(w.q.data() + t * w.q_stride + h * head_dim, cosines, sines, half);
+        prepare_head(norms.q_norm, cosines, sines, half, w.q.data() + t * w.q_stride + h * head_dim);
       for (int h = 0; h < int(spec.n_kv_heads); h++) {
         float* key = w.k.data() + t * w.kv_stride + h * head_dim;
-        kernels.rotate(key, cosines, sines, half);
+        prepare_head(norms.k_norm, cosines, sines, half, key);
         cache.put(layer, h, rows.position + t, key, w.v.data() + t * w.kv_stride + h * head_dim, kernels);
       }
     });
@@ -101,8 +116,7 @@ struct Pass {
              {{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride}, {&layer.v, w.v.data(), w.kv_stride}},
              kernels, pool);
     rotate_and_store(index);
-    const bool is_global = spec.global_layer_period && (uint32_t(index) + 1) % spec.global_layer_period == 0;
-    attend(attention_shape(spec), cache, index, is_global ? 0 : int(spec.sliding_window), rows.position, rows.n,
+    attend(attention_shape(spec), cache, index, is_global(index) ? 0 : int(spec.sliding_window), rows.position, rows.n,
            w.q.data(), w.q_stride, w.mixed.data(), w.q_stride, w.attention, kernels, pool);
     w.activations.set(w.mixed.data(), w.q_stride, rows.n, layer.output.weight.cols);
     multiply(w.activations, {{&layer.output, w.projected.data(), w.dim_stride}}, kernels, pool);
@@ -134,6 +148,9 @@ struct Pass {
 void forward(const Model& model, const Rows& rows, KvCache& cache, Workspace& workspace, ThreadPool& pool) {
   const Pass pass = {model, model.spec, rows, cache, workspace, pool, kernels()};
   model.rope.angles(rows.position, rows.n, rows.length, workspace.cosines.data(), workspace.sines.data());
+  if (model.spec.rope_local)
+    model.local_rope.angles(rows.position, rows.n, rows.length, workspace.local_cosines.data(),
+                            workspace.local_sines.data());
   pass.embed();
   for (int i = 0; i < int(model.spec.n_layers); i++) {
     pass.attention(i);

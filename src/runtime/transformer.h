@@ -24,6 +24,7 @@ struct Workspace {
   int64_t dim_stride, q_stride, kv_stride, ffn_stride;
   Buffer<float> x, normed, q, k, v, mixed, projected, gate, up;  // [max_rows, stride]
   Buffer<float> cosines, sines;                                  // [max_rows, rope_dim / 2]
+  Buffer<float> local_cosines, local_sines;                      // the same, where layers differ
   Activations activations;
   AttentionScratch attention;
 };

@@ -259,6 +259,26 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Every:
+    """A period of layers: the one at which `marked` stands among `other` in the list under the key `listed`, which has
+    an entry for each of the `n_layers` layers, or without a list the number under `period`.
+    """
+
+    listed: str
+    marked: Value
+    other: Value
+    period: str
+    n_layers: str = "num_hidden_layers"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.listed, self.period
+
+
+Key = Union[str, Rule, Every]
+
+
+@dataclass(frozen=True)
 class Slot:
     """One canonical tensor of a family.
 
@@ -280,18 +300,19 @@ class Family:
 
     `hf_keys` and `gguf_keys` say which configuration key holds a spec field, or how it is computed (GGUF keys without
     the architecture's prefix); `constants` are fields that every model of the family has; `hf_rope_base` is where the
-    rotary base is; `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are
+    rotary base is, `hf_local_rope_base` that of the other layers with `rope_local`; `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are
     supported.
     """
 
     name: str
     hf_types: tuple[str, ...]
     gguf_types: tuple[str, ...]
-    hf_keys: Mapping[str, str | Rule]
-    gguf_keys: Mapping[str, str | Rule]
+    hf_keys: Mapping[str, Key]
+    gguf_keys: Mapping[str, Key]
     tensors: Mapping[str, Slot]
     constants: Mapping[str, Value] = field(default_factory=dict)
     hf_rope_base: str | Rule = "rope_theta"
+    hf_local_rope_base: str = ""
     partial_rotary: bool = False  # whether GGUF files may rotate a part of a head only
     longrope_by_limit: bool = False  # whether the model's limit chooses the factors of longrope, not the length
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
