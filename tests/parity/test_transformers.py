@@ -34,6 +34,17 @@ SIZES = {
     "pad_token_id": 0,
 }
 
+
+def longrope(n: int, base: float) -> dict[str, Any]:
+    return {
+        "rope_type": "longrope",
+        "rope_theta": base,
+        "short_factor": [1.0 + 0.1 * i for i in range(n)],
+        "long_factor": [2.0 + 0.7 * i for i in range(n)],
+        "original_max_position_embeddings": 64,
+    }
+
+
 #: Model -> class of its configuration, and what is particular in it.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm2": ("LlamaConfig", {"tie_word_embeddings": True, "rope_theta": 100000.0}),
@@ -60,8 +71,54 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "phi3.5": (
+        "Phi3Config",
+        {
+            "num_key_value_heads": 4,
+            "sliding_window": 80,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": longrope(8, 10000.0),
+        },
+    ),
     "phi4": ("Phi3Config", {"sliding_window": 100, "num_key_value_heads": 1}),
-    "phi4-mini": ("Phi3Config", {"partial_rotary_factor": 0.75, "tie_word_embeddings": True, "head_dim": 16}),
+    "phi4-mini": (
+        "Phi3Config",
+        {
+            "tie_word_embeddings": True,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {**longrope(6, 10000.0), "partial_rotary_factor": 0.75},
+        },
+    ),
+}
+
+#: Model -> the part of config.json that `transformers` 5 writes in another way than published checkpoints have it: what
+#: to leave out, and what stands there instead.
+PUBLISHED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "mistral": (("rope_parameters",), {"rope_theta": 10000.0}),
+    "qwen3": (("rope_parameters", "layer_types"), {"rope_theta": 1000000.0, "rope_scaling": None}),
+    "smollm3": (("rope_parameters", "no_rope_layers", "layer_types"), {"rope_theta": 5000000.0}),
+    "gemma3": (
+        ("rope_parameters", "layer_types"),
+        {"rope_theta": 1000000, "rope_local_base_freq": 10000, "sliding_window_pattern": 6},
+    ),
+    "gemma3-scaled": (
+        ("rope_parameters", "layer_types"),
+        {
+            "rope_theta": 500000.0,
+            "rope_local_base_freq": 5000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "sliding_window_pattern": 2,
+        },
+    ),
+    "phi4-mini": (
+        ("rope_parameters",),
+        {
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {key: value for key, value in longrope(6, 0).items() if "factor" in key}
+            | {"type": "longrope"},
+        },
+    ),
 }
 
 
@@ -119,13 +176,14 @@ def test_logits_are_those_of_transformers(made: Made) -> None:
 
 
 def test_greedy_tokens_are_those_of_transformers(made: Made) -> None:
-    """The prompt is shorter than every window, prompt and answer are longer."""
+    """The prompt is shorter than every window and original length; prompt and answer are longer."""
     prompt = some_ids(30)
+    expected = prompt.tolist()
+    for _ in range(90):
+        expected.append(int(made.logits(np.array(expected))[-1].argmax()))
     with rkllm_ext.LLM(made.path, max_context_len=LENGTH, temperature=0.0, repeat_penalty=1.0) as llm:
-        answer = llm.generate(prompt, max_new_tokens=100, ignore_eos=True).token_ids
-    logits = made.logits(np.concatenate([prompt, answer[:-1]]))
-    assert len(answer) == 100
-    assert logits[len(prompt) - 1 :].argmax(axis=1).tolist() == answer.tolist()
+        answer = llm.generate(prompt, max_new_tokens=90, ignore_eos=True).token_ids
+    assert answer.tolist() == expected[30:]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "w8a8"])
@@ -148,7 +206,8 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("smollm3", {"no_rope_layers": [1] * 6}),
     ("gemma3", {"layer_types": ["sliding_attention"] * 7}),
     ("gemma3-scaled", {"rope_parameters": {"full_attention": {"rope_theta": 500000.0}}}),
-    ("phi4-mini", {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+    ("phi4-mini", {"rope_parameters": {**longrope(4, 10000.0), "partial_rotary_factor": 0.5}}),
+    ("phi3.5", {"rope_parameters": {"rope_theta": 10000.0}}),
 ]
 
 
@@ -161,3 +220,18 @@ def test_what_is_particular_in_a_model_counts(name: str, change: dict[str, Any],
     rkllm_ext.convert(made.folder, tmp_path / "changed.rkllm", "fp32")
     with rkllm_ext.LLM(tmp_path / "changed.rkllm", max_context_len=LENGTH) as llm:
         assert np.abs(llm.logits(some_ids(LENGTH)) - made.logits(some_ids(LENGTH))).max() > 100 * MEASURED
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configurations_as_published_give_the_same_bits(name: str, tmp_path: Path) -> None:
+    made = Made(name, tmp_path)
+    absent, instead = PUBLISHED[name]
+    config = json.loads((made.folder / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in absent}
+    (made.folder / "config.json").write_text(json.dumps({**config, **instead}))
+    rkllm_ext.convert(made.folder, tmp_path / "published.rkllm", "fp32")
+    logits = []
+    for path in (made.path, tmp_path / "published.rkllm"):
+        with rkllm_ext.LLM(path, max_context_len=LENGTH) as llm:
+            logits.append(llm.logits(some_ids(LENGTH)))
+    assert np.array_equal(*logits)

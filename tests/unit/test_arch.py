@@ -76,7 +76,7 @@ def test_families_are_found_without_a_list() -> None:
     assert {"llama", "qwen2"} <= {family.name for family in families()}
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("lama", "llama"), ("qwen3", "qwen, qwen2"), ("llama4", "llama")])
+@pytest.mark.parametrize(("name", "nearest"), [("lama", "llama"), ("qwen4", "qwen, qwen3, qwen2"), ("llama4", "llama")])
 def test_unknown_family_names_the_nearest_known(name: str, nearest: str) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"'{name}' is not supported \(nearest known: {nearest}"):
         find_family({"model_type": name}, "huggingface")

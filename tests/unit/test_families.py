@@ -115,6 +115,24 @@ MODELS: dict[str, tuple[dict[str, Any], Shapes]] = {
             "model.layers.0.self_attn.o_proj.weight": (24, 24),
         },
     ),
+    "qwen3": (
+        {**LLAMA_LIKE, "model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+        {
+            **GEMMA_SHAPES,
+            "model.layers.0.self_attn.q_norm.weight": (8,),
+            "model.layers.0.self_attn.k_norm.weight": (8,),
+        },
+    ),
+    "gemma3": (
+        {**GEMMA_LIKE, "model_type": "gemma3_text", "sliding_window": 16, "query_pre_attn_scalar": 8},
+        {
+            **GEMMA_SHAPES,
+            "model.layers.0.pre_feedforward_layernorm.weight": (24,),
+            "model.layers.0.post_feedforward_layernorm.weight": (24,),
+            "model.layers.0.self_attn.q_norm.weight": (8,),
+            "model.layers.0.self_attn.k_norm.weight": (8,),
+        },
+    ),
     "phi": (
         {**LLAMA_LIKE, "model_type": "phi", "layer_norm_eps": 1e-5, "hidden_act": "gelu_new"},
         {
@@ -247,6 +265,8 @@ GGUF_FILES: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...] | None]]] 
         },
         {},
     ),
+    "qwen3": ({"attention.key_length": 8}, {}),
+    "gemma3": ({"attention.key_length": 8, "attention.sliding_window": 16, "rope.freq_base": 1000000.0}, {}),
     "minicpm": ({"embedding_scale": 12.0, "residual_scale": 1.4, "logit_scale": 3.0}, {}),
     "phi2": ({"rope.dimension_count": 2, "attention.layer_norm_epsilon": 1e-5}, {}),
 }
@@ -298,7 +318,7 @@ def test_a_gguf_file_resolves_to_the_same_model(name: str) -> None:
     spec, tensors = resolved({"phi2": "phi", "chatglm": "chatglm3"}.get(name, name))
     keys, changed = GGUF_FILES[name]
     config = {f"{name}.{key}": value for key, value in {**GGUF_KEYS, **keys}.items()}
-    shapes = {each: tensor.shape for each, tensor in tensors.items() if each != "rope_inv_freq.weight"}
+    shapes = {each: tensor.shape for each, tensor in tensors.items() if "rope_inv_freq" not in each}
     shapes = {each: shape for each, shape in {**shapes, **changed}.items() if shape is not None}
     found, located = resolve({"general.architecture": name, **config}, "gguf", shapes)
     assert found["attn_scale"] == pytest.approx(spec["attn_scale"])
@@ -334,7 +354,7 @@ def test_internlm2_splits_each_group_into_queries_key_and_value() -> None:
 
 
 def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
-    for name, count in {"gemma": 3, "gemma2": 5}.items():
+    for name, count in {"gemma": 3, "gemma2": 5, "gemma3": 7}.items():
         _, tensors = resolved(name)
         norms = [tensor.source for each, tensor in tensors.items() if "norm" in each]
         assert len(norms) == count
@@ -347,6 +367,8 @@ def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
         ("phi3", {"sliding_window": 16, "rope_dim": 2, "head_dim": 4}),
         ("gemma", {"embed_scale": 24**0.5, "activation": "gelu", "attn_scale": 8**-0.5}),
         ("gemma2", {"attn_softcap": 50.0, "logit_softcap": 30.0, "global_layer_period": 2, "post_norms": 1}),
+        ("qwen3", {"qk_norms": 1, "head_dim": 8}),
+        ("gemma3", {"qk_norms": 1, "rope_local": 1, "global_layer_period": 6, "sliding_window": 16, "post_norms": 1}),
         ("minicpm", {"embed_scale": 12, "residual_scale": 1.4, "logit_scale": 8 / 24}),
         ("chatglm3", {"rope_dim": 4, "n_kv_heads": 2, "head_dim": 8}),
         ("qwen", {"ffn_dim": 20, "n_kv_heads": 6}),

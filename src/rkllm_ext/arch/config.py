@@ -31,9 +31,9 @@ def where(kind: str) -> str:
 
 def hf_value(config: Config, family: Family, key: str) -> Any:
     """Return a configuration's value, or what its absence means for the family."""
-    value = config.get(key)
-    if value is None and isinstance(config.get("rope_parameters"), Mapping):
-        value = config["rope_parameters"].get(key)  # where transformers 5 keeps what concerns the rotation
+    rope = config.get("rope_parameters")  # where transformers 5 keeps what concerns the rotation
+    value = rope.get(key) if isinstance(rope, Mapping) else None
+    value = config.get(key) if value is None else value
     return family.hf_defaults.get(key) if value is None else value
 
 
@@ -55,7 +55,8 @@ def read_spec(
     if sizes.get("rope_local"):
         if rope_fields:
             raise UnsupportedModelError(
-                f"{where(kind)}: the rope scaling depends on the length, which is not supported for the {family.name} family"
+                f"{where(kind)}: the rope scaling depends on the length; "
+                f"models of the {family.name} family are only supported without"
             )
         local = inverse_frequencies(_local_base(config, kind, family), sizes.size("rope_dim"))
         tables["rope_inv_freq_local.weight"] = Constant(local)

@@ -300,8 +300,8 @@ class Family:
 
     `hf_keys` and `gguf_keys` say which configuration key holds a spec field, or how it is computed (GGUF keys without
     the architecture's prefix); `constants` are fields that every model of the family has; `hf_rope_base` is where the
-    rotary base is, `hf_local_rope_base` that of the other layers with `rope_local`; `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are
-    supported.
+    rotary base is, `hf_local_rope_base` where that of layers that are not global is (with the constant `rope_local`);
+    `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are supported.
     """
 
     name: str
