@@ -507,6 +507,15 @@ def test_numbers_that_cannot_be_used_are_named(name: str, change: dict[str, Any]
         ({"ffn_gated": 0, "activation": "gelu"}, UnsupportedModelError, "blk.0.ffn_gate.weight' is not known"),
         ({"norm_type": "layer"}, ModelFileError, "'blk.0.attn_norm.bias' is missing"),
         ({"post_norms": 1}, ModelFileError, "'blk.0.post_attention_norm.weight' is missing"),
+        ({"qk_norms": 1}, ModelFileError, "'blk.0.attn_q_norm.weight' is missing"),
+        (
+            {"qk_norms": 1, "n_heads": 8, "n_kv_heads": 4, "head_dim": 8, "rope_dim": 8},
+            UnsupportedModelError,
+            "head_dim is 8, but norms of heads need a multiple of 16",
+        ),
+        ({"qk_norms": 2}, ModelFileError, "qk_norms is 2, but must be 0 or 1"),
+        ({"qk_norms": 1, "logn_context": 8}, ModelFileError, "qk_norms undo what logn_context does"),
+        ({"rope_local": 1, "rope_doubling": 1, "rope_original_context": 8}, ModelFileError, "rope_local needs freq"),
         ({"parallel_residual": 2}, ModelFileError, "parallel_residual is 2, but must be 0 or 1"),
         ({"attn_softcap": -1.0}, ModelFileError, "attn_softcap is -1, which is out of range"),
         ({"rope_doubling": 1}, ModelFileError, "rope_doubling needs rope_original_context"),
@@ -524,7 +533,7 @@ def test_the_engine_refuses_a_spec_it_cannot_execute(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    family = LLAMA.but(constants=constants)
+    family = LLAMA.but(constants=constants, hf_local_rope_base="rope_theta")
     monkeypatch.setattr(arch, "families", lambda: (family,))
     rkllm_ext.convert(tiny_llama, tmp_path / "odd.rkllm", "fp32")
     with pytest.raises(error, match=sentence):
