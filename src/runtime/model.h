@@ -24,6 +24,9 @@ struct Layer {
   Norm attn_norm;
   Linear q, k, v, output;
   Norm q_norm, k_norm;  // of each head
+  Linear q_a, kv_a;  // latent attention: q reads the normed latent of q_a; per head k_b and v_b, one below the other
+  Norm q_a_norm, kv_a_norm;
+  Linear k_b, v_b;
   Norm post_attn_norm;
   Norm ffn_norm;
   Linear gate, up, down;

@@ -89,7 +89,7 @@ def _rotary_tables(
         divisor = "rope_freqs.weight" if kind == "gguf" and "rope_freqs.weight" in shapes else ""
         return {"rope_inv_freq.weight": Constant(frequencies, divisor)}, fields
     if family.longrope_by_limit and max_context > int(fields["rope_original_context"]):
-        short = long
+        return {"rope_inv_freq.weight": long}, {"rope_magnitude": fields["rope_magnitude"]}
     return {"rope_inv_freq.weight": short, "rope_inv_freq_long.weight": long}, fields
 
 
