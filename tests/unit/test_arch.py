@@ -363,10 +363,3 @@ def test_genuine_configurations_resolve(shared: Path, name: str) -> None:
     assert spec["head_dim"] == config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     assert ("output.weight" in tensors) != config["tie_word_embeddings"]
     assert ("blk.0.attn_output.bias" in tensors) == config.get("attention_bias", False)
-
-
-@pytest.mark.parametrize("name", ["minicpm3"])
-def test_genuine_configurations_of_other_families_are_refused(shared: Path, name: str) -> None:
-    folder = shared / "reference" / name
-    with pytest.raises((UnsupportedModelError, ModelFileError), match="is not supported"):
-        resolve(json.loads((folder / "config.json").read_text()), "huggingface", st_shapes(folder))

@@ -15,8 +15,9 @@ from rkllm_ext import arch
 from rkllm_ext.arch import Located, ModelSpec, resolve
 from rkllm_ext.arch.llama import LLAMA
 from rkllm_ext.arch.rope import inverse_frequencies
-from rkllm_ext.arch.spec import Deinterleave, Part, Tensor
+from rkllm_ext.arch.spec import Deinterleave, Part, Tensor, TransposeHeads
 from rkllm_ext.errors import ModelFileError, UnsupportedModelError
+from rkllm_ext.quant.plan import plan
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -186,6 +187,32 @@ MODELS: dict[str, tuple[dict[str, Any], Shapes]] = {
             "transformer.output_layer.weight": (50, 24),
         },
     ),
+    "minicpm3": (
+        {
+            **LLAMA_LIKE,
+            "model_type": "minicpm3",
+            "num_key_value_heads": 6,
+            "qk_nope_head_dim": 5,
+            "qk_rope_head_dim": 2,
+            "q_lora_rank": 12,
+            "kv_lora_rank": 16,
+            "v_head_dim": 9,
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 8,
+            "tie_word_embeddings": True,
+        },
+        {
+            **{name: shape for name, shape in GEMMA_SHAPES.items() if "self_attn" not in name},
+            "model.layers.0.self_attn.q_a_proj.weight": (12, 24),
+            "model.layers.0.self_attn.q_a_layernorm.weight": (12,),
+            "model.layers.0.self_attn.q_b_proj.weight": (42, 12),
+            "model.layers.0.self_attn.kv_a_proj_with_mqa.weight": (18, 24),
+            "model.layers.0.self_attn.kv_a_layernorm.weight": (16,),
+            "model.layers.0.self_attn.kv_b_proj.weight": (54, 16),
+            "model.layers.0.self_attn.o_proj.weight": (24, 24),
+        },
+    ),
     "qwen": (
         {
             "model_type": "qwen",
@@ -292,15 +319,15 @@ def test_every_tensor_can_be_built_and_no_value_is_left_out(name: str) -> None:
     _, tensors = resolved(name)
     weights = counted(MODELS[name][1])
     used: list[float] = []
+    moved: set[str] = set()
     for canonical, located in tensors.items():
         built = located.source.build(weights.__getitem__)
         assert built.shape == located.shape, canonical
-        if located.source.moves_rows_only:
+        if isinstance(located.source, (Tensor, Part, Deinterleave, TransposeHeads)):
             used += built.ravel().tolist()
-    moved = {
-        each for located in tensors.values() if located.source.moves_rows_only for each in located.source.wants(())
-    }
+            moved.update(located.source.wants(located.shape))
     assert sorted(used) == sorted(value for each in moved for value in weights[each].ravel().tolist())
+    assert {each for located in tensors.values() for each in located.source.wants(located.shape)} == set(weights)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -370,6 +397,7 @@ def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
         ("qwen3", {"qk_norms": 1, "head_dim": 8}),
         ("gemma3", {"qk_norms": 1, "rope_local": 1, "global_layer_period": 6, "sliding_window": 16, "post_norms": 1}),
         ("minicpm", {"embed_scale": 12, "residual_scale": 1.4, "logit_scale": 8 / 24}),
+        ("minicpm3", {"kv_lora_rank": 16, "n_kv_heads": 1, "head_dim": 7, "rope_dim": 2, "v_head_dim": 4}),
         ("chatglm3", {"rope_dim": 4, "n_kv_heads": 2, "head_dim": 8}),
         ("qwen", {"ffn_dim": 20, "n_kv_heads": 6}),
         ("phi", {"norm_type": "layer", "parallel_residual": 1, "ffn_gated": 0, "activation": "gelu", "rope_dim": 2}),
@@ -397,6 +425,38 @@ def test_qwen_sets_ntk_and_logn_as_asked() -> None:
     assert (logn["logn_context"], "rope_doubling" in logn) == (16, False)
 
 
+def test_minicpm3_splits_the_expansion_of_its_latent_head_by_head() -> None:
+    _, tensors = resolved("minicpm3")
+    whole = np.arange(54 * 16).reshape(54, 16)
+    keys, values = (tensors[f"blk.0.attn_{name}_b.weight"].source.build(lambda _: whole) for name in "kv")
+    for head in range(6):
+        rows = whole[9 * head : 9 * head + 9]
+        assert np.array_equal(keys[16 * head : 16 * head + 16], rows[:5].T)
+        assert np.array_equal(values[4 * head : 4 * head + 4], rows[5:])
+
+
+def test_minicpm3_has_the_long_factors_at_every_length_where_its_limit_exceeds_the_original_length() -> None:
+    scaling = {**LONGROPE, "original_max_position_embeddings": 16}
+    spec, tensors = resolved("minicpm3", rope_scaling=scaling)
+    assert tensors["rope_inv_freq.weight"].source.build(lambda _: np.zeros(0)).tolist() == [0.25]
+    assert "rope_inv_freq_long.weight" not in tensors and "rope_long" not in spec
+    assert spec["rope_magnitude"] == math.sqrt(1 + math.log(64 / 16) / math.log(16))
+    equal, tensors = resolved("minicpm3", rope_scaling={**scaling, "original_max_position_embeddings": 64})
+    assert equal["rope_long"] == 1 and "rope_inv_freq_long.weight" in tensors
+
+
+def test_expanding_matrices_of_latent_attention_stay_float() -> None:
+    _, tensors = resolved("minicpm3")
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if name.endswith("_b.weight")}
+    for asked, kept in {"w8a8": "fp16", "fp16": "fp16", "fp32": "fp32"}.items():
+        formats = plan(shapes, asked)
+        assert {name: format and format.name for name, format in formats.items()} == {
+            "blk.0.attn_q_b.weight": asked,
+            "blk.0.attn_k_b.weight": kept,
+            "blk.0.attn_v_b.weight": kept,
+        }
+
+
 def test_chatglm3_turns_neighbouring_pairs_into_halves() -> None:
     _, tensors = resolved("chatglm3")
     whole = np.arange(80)
@@ -416,6 +476,7 @@ def test_chatglm3_multiplies_the_rotary_base() -> None:
     assert np.array_equal(ratio, inverse_frequencies(500000.0, 4))
 
 
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 8, "v_head_dim": 8}
 LONGROPE = {"type": "longrope", "short_factor": [1.5], "long_factor": [4.0]}
 
 
@@ -521,6 +582,10 @@ def test_numbers_that_cannot_be_used_are_named(name: str, change: dict[str, Any]
         ({"rope_doubling": 1}, ModelFileError, "rope_doubling needs rope_original_context"),
         ({"rope_long": 1}, ModelFileError, "rope_long needs rope_original_context"),
         ({"rope_long": 1, "rope_original_context": 8}, ModelFileError, "'rope_inv_freq_long.weight' is missing"),
+        ({"kv_lora_rank": 16}, ModelFileError, "q_lora_rank is 0, outside 1 to"),
+        ({**LATENT, "kv_lora_rank": 24}, ModelFileError, "kv_lora_rank is 24, no multiple of 16"),
+        ({**LATENT, "n_kv_heads": 2}, ModelFileError, "latent attention needs n_kv_heads 1"),
+        ({**LATENT, "logn_context": 9}, ModelFileError, "and no logn_context"),
         ({"logn_context": 1}, ModelFileError, "logn_context is 1, but must be 0 or at least 2"),
         ({"embed_scale": 0.0}, ModelFileError, "embed_scale is 0, which is out of range"),
     ],
