@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import importlib.util
+import json
 from pathlib import Path
 
 from rkllm_ext import _rkllm
