@@ -8,7 +8,7 @@ namespace rkllm {
 AttentionScratch::AttentionScratch(const AttentionShape& shape, int max_positions, int n_threads) {
   const int64_t shared = shape.n_heads / shape.n_kv_heads;
   scores_size_ = shared * padded(max_positions);
-  mixed_size_ = shared * padded(shape.head_dim);
+  mixed_size_ = shared * padded(shape.value_dim);
   scores_.resize(scores_size_ * n_threads);
   mixed_.resize(mixed_size_ * n_threads);
 }
@@ -27,15 +27,15 @@ struct Attention {
     const int shared = shape.n_heads / shape.n_kv_heads, length = position + 1;
     const int first = window && length > window ? length - window : 0, begin = first / 16 * 16;
     const auto matmul = cache.bytes_per_value() == 2 ? kernels.matmul_fp16 : kernels.matmul_fp32;
-    const int64_t score_stride = padded(length), mixed_stride = padded(shape.head_dim);
+    const int64_t score_stride = padded(length), mixed_stride = padded(shape.value_dim);
 
     MatmulTask task = {};  // scores = q . k
     task.codes = cache.keys(layer, head);
     task.code_stride = cache.key_stride();
-    task.k = shape.head_dim;
+    task.k = shape.key_dim;
     task.n_tokens = shared;
-    task.x = q + int64_t(head) * shared * shape.head_dim;
-    task.x_stride = shape.head_dim;
+    task.x = q + int64_t(head) * shared * shape.key_dim;
+    task.x_stride = shape.key_dim;
     task.y = scores;
     task.y_stride = score_stride;
     matmul(task, begin / 16, int(score_stride / 16));
@@ -58,8 +58,8 @@ struct Attention {
 
     for (int h = 0; h < shared; h++) {
       kernels.scale(mixed + h * mixed_stride, 1.0f / sums[h], int(mixed_stride));
-      memcpy(out + (int64_t(head) * shared + h) * shape.head_dim, mixed + h * mixed_stride,
-             size_t(shape.head_dim) * sizeof(float));
+      memcpy(out + (int64_t(head) * shared + h) * shape.value_dim, mixed + h * mixed_stride,
+             size_t(shape.value_dim) * sizeof(float));
     }
   }
 };

@@ -11,7 +11,8 @@ namespace rkllm {
 struct AttentionShape {
   int n_heads;
   int n_kv_heads;
-  int head_dim;
+  int key_dim;
+  int value_dim;
   float scale;    // on q.k
   float softcap;  // on scaled scores; 0: none
 };
@@ -28,7 +29,7 @@ class AttentionScratch {
   Buffer<float> scores_, mixed_;
 };
 
-// out[t] = softmax(scale * q[t] . k[0 ... position + t]) . v for n rows of [n_heads * head_dim]; rows are stride apart.
+// out[t] = softmax(scale * q[t] . k[0 ... position + t]) . v for n rows of n_heads keys and values; rows are stride apart.
 // With a window > 0 only the last `window` of these positions count.
 void attend(const AttentionShape& shape, const KvCache& cache, int layer, int window, int position, int n, const float* q,
             int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,

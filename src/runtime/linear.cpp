@@ -130,4 +130,26 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
   });
 }
 
+void multiply_heads(const Linear& linear, int n_heads, int n, const float* x, Heads x_at, float* y, Heads y_at,
+                    float* scratch, int64_t scratch_stride, const Kernels& kernels, ThreadPool& pool) {
+  const Layout& layout = linear.weight.layout;
+  const int64_t rows = linear.weight.rows / n_heads, slot = head_slot(rows);
+  pool.run(n_heads, [&](int head, int thread) {
+    const int64_t first = head * rows, tile = first / 16;  // a tile may hold rows of two heads
+    MatmulTask task = {};
+    task.codes = linear.weight.packed + tile * layout.code_stride;
+    task.code_stride = layout.code_stride;
+    task.k = int32_t(layout.k);
+    task.n_tokens = n;
+    task.x = x + head * x_at.head_stride;
+    task.x_stride = x_at.stride;
+    task.y = scratch + thread * scratch_stride;
+    task.y_stride = slot;
+    kernel_of(*linear.weight.format, kernels)(task, 0, int((first + rows + 15) / 16 - tile));
+    for (int t = 0; t < n; t++)
+      memcpy(y + t * y_at.stride + head * y_at.head_stride, task.y + t * slot + (first - 16 * tile),
+             size_t(rows) * sizeof(float));
+  });
+}
+
 }  // namespace rkllm

@@ -121,6 +121,23 @@ class Tensors {
     return linear;
   }
 
+  // [rope_dim / 2], radians per position
+  std::vector<float> frequencies(const std::string& name, const Spec& s) {
+    const Buffer<float> values = vector(name, s.rope_dim / 2);
+    for (uint32_t i = 0; i < s.rope_dim / 2; i++)
+      if (!(values[i] >= 0.0f && values[i] <= 16.0f)) refuse(file_, name + " is out of range");
+    return std::vector<float>(values.data(), values.data() + s.rope_dim / 2);
+  }
+
+  // Without bias, in fp32 or fp16: read head by head, whose rows quantized kernels do not know.
+  Linear float_linear(const std::string& name, int64_t rows, int64_t cols) {
+    Linear linear;
+    linear.weight = matrix(name + ".weight", rows, cols);
+    if (!linear.weight.format->is_float()) refuse(file_, "tensor '" + name + ".weight' must be fp32 or fp16");
+    weight_bytes += linear.weight.layout.n_bytes;
+    return linear;
+  }
+
   // <name>.weight and, for layer norms, <name>.bias
   Norm norm(const std::string& name, const Spec& s) {
     Norm norm;
@@ -154,15 +171,35 @@ class Tensors {
   std::vector<int64_t> rows_, cols_;
 };
 
+void read_latent_attention(Tensors& tensors, const Spec& s, const std::string& prefix, Layer& layer) {
+  const int64_t heads = s.n_heads;
+  layer.q_a = tensors.linear(prefix + "attn_q_a", s.q_lora_rank, s.dim);
+  layer.q_a_norm.weight = tensors.vector(prefix + "attn_q_a_norm.weight", s.q_lora_rank);
+  layer.q = tensors.linear(prefix + "attn_q_b", heads * s.head_dim, s.q_lora_rank);
+  layer.kv_a = tensors.linear(prefix + "attn_kv_a_mqa", key_dim(s), s.dim);
+  layer.kv_a_norm.weight = tensors.vector(prefix + "attn_kv_a_norm.weight", s.kv_lora_rank);
+  layer.k_b = tensors.float_linear(prefix + "attn_k_b", heads * s.kv_lora_rank, s.head_dim - s.rope_dim);
+  layer.v_b = tensors.float_linear(prefix + "attn_v_b", heads * s.v_head_dim, s.kv_lora_rank);
+  layer.output = tensors.linear(prefix + "attn_output", s.dim, heads * s.v_head_dim);
+}
+
 Layer read_layer(Tensors& tensors, const Spec& s, uint32_t index) {
   const std::string prefix = "blk." + std::to_string(index) + ".";
   const int64_t q_width = int64_t(s.n_heads) * s.head_dim, kv_width = int64_t(s.n_kv_heads) * s.head_dim;
   Layer layer;
   layer.attn_norm = tensors.norm(prefix + "attn_norm", s);
-  layer.q = tensors.linear(prefix + "attn_q", q_width, s.dim);
-  layer.k = tensors.linear(prefix + "attn_k", kv_width, s.dim);
-  layer.v = tensors.linear(prefix + "attn_v", kv_width, s.dim);
-  layer.output = tensors.linear(prefix + "attn_output", s.dim, q_width);
+  if (s.kv_lora_rank) {
+    read_latent_attention(tensors, s, prefix, layer);
+  } else {
+    layer.q = tensors.linear(prefix + "attn_q", q_width, s.dim);
+    layer.k = tensors.linear(prefix + "attn_k", kv_width, s.dim);
+    layer.v = tensors.linear(prefix + "attn_v", kv_width, s.dim);
+    layer.output = tensors.linear(prefix + "attn_output", s.dim, q_width);
+  }
+  if (s.qk_norms) {
+    layer.q_norm.weight = tensors.vector(prefix + "attn_q_norm.weight", s.head_dim);
+    layer.k_norm.weight = tensors.vector(prefix + "attn_k_norm.weight", s.head_dim);
+  }
   if (s.post_norms) layer.post_attn_norm = tensors.norm(prefix + "post_attention_norm", s);
   if (!s.parallel_residual) layer.ffn_norm = tensors.norm(prefix + "ffn_norm", s);
   if (s.ffn_gated) layer.gate = tensors.linear(prefix + "ffn_gate", s.ffn_dim, s.dim);
@@ -191,14 +228,9 @@ std::shared_ptr<const Model> read_model(std::shared_ptr<const Container> file) {
     tensors.weight_bytes += model->embedding.layout.n_bytes;
   }
   model->n_parameters = tensors.n_parameters;
-  const auto frequencies = [&](const char* name) {
-    const Buffer<float> values = tensors.vector(name, s.rope_dim / 2);
-    for (uint32_t i = 0; i < s.rope_dim / 2; i++)
-      if (!(values[i] >= 0.0f && values[i] <= 16.0f)) refuse(*file, std::string(name) + " is out of range");
-    return std::vector<float>(values.data(), values.data() + s.rope_dim / 2);
-  };
-  model->rope = Rope(s, frequencies("rope_inv_freq.weight"),
-                     s.rope_long ? frequencies("rope_inv_freq_long.weight") : std::vector<float>());
+  model->rope = Rope(s, tensors.frequencies("rope_inv_freq.weight", s),
+                     s.rope_long ? tensors.frequencies("rope_inv_freq_long.weight", s) : std::vector<float>());
+  if (s.rope_local) model->local_rope = Rope(s, tensors.frequencies("rope_inv_freq_local.weight", s), {});
   tensors.check_all_taken();
   model->weight_bytes = tensors.weight_bytes;
   model->tokenizer = std::make_shared<Tokenizer>(*file);

@@ -23,6 +23,10 @@ struct Norm {
 struct Layer {
   Norm attn_norm;
   Linear q, k, v, output;
+  Norm q_norm, k_norm;  // of each head
+  Linear q_a, kv_a;  // latent attention: q reads the normed latent of q_a; per head k_b and v_b, one below the other
+  Norm q_a_norm, kv_a_norm;
+  Linear k_b, v_b;
   Norm post_attn_norm;
   Norm ffn_norm;
   Linear gate, up, down;
@@ -39,6 +43,7 @@ struct Model {
   Norm output_norm;
   Linear output;  // the embedding when tied
   Rope rope;
+  Rope local_rope;  // of layers that are not global, where the spec sets them apart
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<int32_t> end_tokens;
   int64_t n_parameters = 0;

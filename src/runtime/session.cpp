@@ -49,7 +49,7 @@ void check_generation(const Generation& settings) {
 
 Session::Session(std::shared_ptr<const Model> model, int max_context, int n_threads)
     : model_(std::move(model)),
-      cache_(int(model_->spec.n_layers), int(model_->spec.n_kv_heads), int(model_->spec.head_dim),
+      cache_(int(model_->spec.n_layers), int(model_->spec.n_kv_heads), int(key_dim(model_->spec)), int(value_dim(model_->spec)),
              check_context(*model_, max_context), model_->format == "fp32" ? 4 : 2),
       chunk_(std::min(kDefaultChunk, max_context)), logits_(padded(model_->spec.vocab_size)) {
   set_threads(n_threads);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "spec.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -85,6 +86,19 @@ void check(const Container& file, const Spec& s) {
   if (s.rope_long && (s.rope_original_context < 1 || s.rope_doubling || s.rope_dynamic_factor > 0.0f))
     refuse(file, "rope_long needs rope_original_context and no dynamic NTK");
   if (s.logn_context == 1) refuse(file, "logn_context is 1, but must be 0 or at least 2");
+  if (s.kv_lora_rank) {
+    within("kv_lora_rank", s.kv_lora_rank, 4096);
+    within("q_lora_rank", s.q_lora_rank, kMostColumns);
+    within("v_head_dim", s.v_head_dim, 4096);
+    if (s.kv_lora_rank % 16) refuse(file, format("kv_lora_rank is %u, no multiple of 16", s.kv_lora_rank));
+    if (s.n_kv_heads != 1 || s.rope_dim >= s.head_dim)
+      refuse(file, "latent attention needs n_kv_heads 1 and a part of each head that is not rotated");
+    if (s.logn_context || s.qk_norms || s.rope_local || s.unrotated_layer_period)
+      refuse(file, "latent attention has no logn_context, qk_norms, rope_local or unrotated_layer_period");
+    if (uint64_t(s.n_heads) * std::max(s.v_head_dim, key_dim(s)) > kMostColumns)
+      refuse(file, format("%u heads of latent attention are more than %u columns", s.n_heads, kMostColumns));
+    if (!(s.lora_norm_eps >= 0.0f && s.lora_norm_eps < 1.0f)) refuse(file, "lora_norm_eps is not a small positive number");
+  }
   const auto within_f = [&](const char* name, float value, bool zero_too) {
     if (!((zero_too ? value >= 0.0f : value > 0.0f) && value < 1e6f))
       refuse(file, format("%s%s is %g, which is out of range", kPrefix, name, double(value)));
@@ -103,6 +117,14 @@ void check(const Container& file, const Spec& s) {
   is_switch("rope_doubling", s.rope_doubling);
   is_switch("rope_long", s.rope_long);
   within_f("rope_magnitude", s.rope_magnitude, false);
+  is_switch("qk_norms", s.qk_norms);
+  is_switch("rope_local", s.rope_local);
+  if (s.rope_local && (s.rope_dynamic_factor > 0.0f || s.rope_doubling || s.rope_long))
+    refuse(file, "rope_local needs frequencies that do not depend on the length");
+  if (s.qk_norms && s.logn_context) refuse(file, "qk_norms undo what logn_context does");
+  if (s.qk_norms && s.head_dim % 16)  // kernels work on 16 floats at once, and heads lie side by side
+    throw Error(ErrorCode::UNSUPPORTED_MODEL,
+                format("%s: head_dim is %u, but norms of heads need a multiple of 16", file.path().c_str(), s.head_dim));
   const auto known = [&](const char* name, const std::string& value, const char* first, const char* second) {
     if (value != first && value != second)
       throw Error(ErrorCode::UNSUPPORTED_MODEL,

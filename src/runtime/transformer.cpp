@@ -9,7 +9,8 @@ namespace rkllm {
 namespace {
 
 AttentionShape attention_shape(const Spec& spec) {
-  return {int(spec.n_heads), int(spec.n_kv_heads), int(spec.head_dim), spec.attn_scale, spec.attn_softcap};
+  return {int(spec.n_heads), int(spec.n_kv_heads), int(key_dim(spec)), int(value_dim(spec)), spec.attn_scale,
+          spec.attn_softcap};
 }
 
 }  // namespace
@@ -17,16 +18,28 @@ AttentionShape attention_shape(const Spec& spec) {
 Workspace::Workspace(const Model& model, int max_rows, int max_positions, int n_threads)
     : dim_stride(padded(model.spec.dim)),
       q_stride(padded(int64_t(model.spec.n_heads) * model.spec.head_dim)),
-      kv_stride(padded(int64_t(model.spec.n_kv_heads) * model.spec.head_dim)),
+      kv_stride(padded(int64_t(model.spec.n_kv_heads) * key_dim(model.spec))),
+      mixed_stride(padded(int64_t(model.spec.n_heads) * value_dim(model.spec))),
       ffn_stride(padded(model.spec.ffn_dim)),
       x(max_rows * dim_stride), normed(max_rows * dim_stride), q(max_rows * q_stride), k(max_rows * kv_stride),
-      v(max_rows * kv_stride), mixed(max_rows * q_stride), projected(max_rows * dim_stride),
+      v(max_rows * kv_stride), mixed(max_rows * mixed_stride), projected(max_rows * dim_stride),
       gate(max_rows * ffn_stride), up(max_rows * ffn_stride),
       cosines(int64_t(max_rows) * model.rope.half()), sines(int64_t(max_rows) * model.rope.half()),
-      activations(max_rows, std::max({dim_stride, q_stride, ffn_stride})),
-      attention(attention_shape(model.spec), max_positions, n_threads) {}
+      local_cosines(int64_t(max_rows) * model.local_rope.half()), local_sines(int64_t(max_rows) * model.local_rope.half()),
+      activations(max_rows, std::max({dim_stride, q_stride, ffn_stride, padded(model.spec.q_lora_rank),
+                                      padded(int64_t(model.spec.n_heads) * model.spec.v_head_dim)})),
+      attention(attention_shape(model.spec), max_positions, n_threads),
+      latent_stride(model.spec.kv_lora_rank ? padded(int64_t(model.spec.n_heads) * key_dim(model.spec)) : 0),
+      values_stride(padded(int64_t(model.spec.n_heads) * model.spec.v_head_dim)),
+      q_a_stride(padded(model.spec.q_lora_rank)),
+      scratch_stride(latent_stride ? max_rows * head_slot(std::max(model.spec.kv_lora_rank, model.spec.v_head_dim)) : 0),
+      q_latent(max_rows * latent_stride), values(max_rows * values_stride), q_a(max_rows * q_a_stride),
+      scratch(n_threads * scratch_stride) {}
 
 namespace {
+
+// Whether a layer is one of those that come every so many layers: the last of each period.
+bool is_every(uint32_t period, int layer) { return period && (uint32_t(layer) + 1) % period == 0; }
 
 // One forward pass: the arguments that every step shares.
 struct Pass {
@@ -74,37 +87,89 @@ struct Pass {
     });
   }
 
+  bool is_global(int layer) const { return is_every(spec.global_layer_period, layer); }
+
+  // A query or key head, just projected, before it is compared.
+  void prepare_head(const Norm& norm, const float* cosines, const float* sines, int half, float* head) const {
+    if (spec.qk_norms) kernels.rms_norm(head, norm.weight.data(), spec.norm_eps, int(spec.head_dim), head);
+    kernels.rotate(head, cosines, sines, half);
+  }
+
   void rotate_and_store(int layer) const {
-    const int half = model.rope.half(), head_dim = int(spec.head_dim);
+    const int stride = model.rope.half(), head_dim = int(spec.head_dim);
+    const int half = is_every(spec.unrotated_layer_period, layer) ? 0 : stride;
+    const bool is_local = spec.rope_local && !is_global(layer);
+    const Layer& norms = model.layers[size_t(layer)];
     pool.run(rows.n, [&](int t, int) {
-      const float* cosines = w.cosines.data() + int64_t(t) * half;
-      const float* sines = w.sines.data() + int64_t(t) * half;
+      const float* cosines = (is_local ? w.local_cosines : w.cosines).data() + int64_t(t) * stride;
+      const float* sines = (is_local ? w.local_sines : w.sines).data() + int64_t(t) * stride;
       const uint32_t length = uint32_t(rows.position + t) + 1;
       if (spec.logn_context && length > spec.logn_context) {
         const double factor = logarithm(double(length)) / logarithm(double(spec.logn_context));
         kernels.scale(w.q.data() + t * w.q_stride, float(factor), int(w.q_stride));
       }
       for (int h = 0; h < int(spec.n_heads); h++)
-        kernels.rotate(w.q.data() + t * w.q_stride + h * head_dim, cosines, sines, half);
+        prepare_head(norms.q_norm, cosines, sines, half, w.q.data() + t * w.q_stride + h * head_dim);
       for (int h = 0; h < int(spec.n_kv_heads); h++) {
         float* key = w.k.data() + t * w.kv_stride + h * head_dim;
-        kernels.rotate(key, cosines, sines, half);
+        prepare_head(norms.k_norm, cosines, sines, half, key);
         cache.put(layer, h, rows.position + t, key, w.v.data() + t * w.kv_stride + h * head_dim, kernels);
       }
     });
   }
 
-  void attention(int index) const {
-    const Layer& layer = model.layers[size_t(index)];
-    norm(layer.attn_norm);
+  // Of the queries given, from the cache.
+  void attend_layer(int index, const Buffer<float>& q, int64_t q_stride) const {
+    attend(attention_shape(spec), cache, index, is_global(index) ? 0 : int(spec.sliding_window), rows.position, rows.n,
+           q.data(), q_stride, w.mixed.data(), w.mixed_stride, w.attention, kernels, pool);
+  }
+
+  void head_attention(const Layer& layer, int index) const {
     multiply(w.activations,
              {{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride}, {&layer.v, w.v.data(), w.kv_stride}},
              kernels, pool);
     rotate_and_store(index);
-    const bool is_global = spec.global_layer_period && (uint32_t(index) + 1) % spec.global_layer_period == 0;
-    attend(attention_shape(spec), cache, index, is_global ? 0 : int(spec.sliding_window), rows.position, rows.n,
-           w.q.data(), w.q_stride, w.mixed.data(), w.q_stride, w.attention, kernels, pool);
-    w.activations.set(w.mixed.data(), w.q_stride, rows.n, layer.output.weight.cols);
+    attend_layer(index, w.q, w.q_stride);
+    w.activations.set(w.mixed.data(), w.mixed_stride, rows.n, layer.output.weight.cols);
+  }
+
+  // Multi-head latent attention (arXiv:2405.04434) without expanding keys and values: q . (k_b c) = (q k_b) . c and
+  // sum p (v_b c) = v_b (sum p c) for latents c, so that one cached [c, rotated key] serves all heads.
+  void latent_attention(const Layer& layer, int index) const {
+    const int heads = int(spec.n_heads), latent = int(spec.kv_lora_rank), key_width = int(key_dim(spec));
+    const int head_dim = int(spec.head_dim), rope_dim = int(spec.rope_dim), half = model.rope.half();
+    multiply(w.activations, {{&layer.q_a, w.q_a.data(), w.q_a_stride}, {&layer.kv_a, w.k.data(), w.kv_stride}}, kernels,
+             pool);
+    pool.run(rows.n, [&](int t, int) {
+      float* q_a = w.q_a.data() + t * w.q_a_stride;
+      float* key = w.k.data() + t * w.kv_stride;
+      kernels.rms_norm(q_a, layer.q_a_norm.weight.data(), spec.lora_norm_eps, int(spec.q_lora_rank), q_a);
+      kernels.rms_norm(key, layer.kv_a_norm.weight.data(), spec.lora_norm_eps, latent, key);
+      kernels.rotate(key + latent, w.cosines.data() + int64_t(t) * half, w.sines.data() + int64_t(t) * half, half);
+      cache.put(index, 0, rows.position + t, key, key, kernels);
+    });
+    w.activations.set(w.q_a.data(), w.q_a_stride, rows.n, spec.q_lora_rank);
+    multiply(w.activations, {{&layer.q, w.q.data(), w.q_stride}}, kernels, pool);
+    multiply_heads(layer.k_b, heads, rows.n, w.q.data(), {head_dim, w.q_stride}, w.q_latent.data(),
+                   {key_width, w.latent_stride}, w.scratch.data(), w.scratch_stride, kernels, pool);
+    pool.run(rows.n, [&](int t, int) {
+      for (int h = 0; h < heads; h++) {
+        float* rotated = w.q.data() + t * w.q_stride + (h + 1) * head_dim - rope_dim;
+        kernels.rotate(rotated, w.cosines.data() + int64_t(t) * half, w.sines.data() + int64_t(t) * half, half);
+        memcpy(w.q_latent.data() + t * w.latent_stride + h * key_width + latent, rotated, size_t(rope_dim) * sizeof(float));
+      }
+    });
+    attend_layer(index, w.q_latent, w.latent_stride);
+    multiply_heads(layer.v_b, heads, rows.n, w.mixed.data(), {latent, w.mixed_stride}, w.values.data(),
+                   {spec.v_head_dim, w.values_stride}, w.scratch.data(), w.scratch_stride, kernels, pool);
+    w.activations.set(w.values.data(), w.values_stride, rows.n, layer.output.weight.cols);
+  }
+
+  void attention(int index) const {
+    const Layer& layer = model.layers[size_t(index)];
+    norm(layer.attn_norm);
+    if (spec.kv_lora_rank) latent_attention(layer, index);
+    else head_attention(layer, index);
     multiply(w.activations, {{&layer.output, w.projected.data(), w.dim_stride}}, kernels, pool);
     residual(layer.post_attn_norm);
   }
@@ -134,6 +199,9 @@ struct Pass {
 void forward(const Model& model, const Rows& rows, KvCache& cache, Workspace& workspace, ThreadPool& pool) {
   const Pass pass = {model, model.spec, rows, cache, workspace, pool, kernels()};
   model.rope.angles(rows.position, rows.n, rows.length, workspace.cosines.data(), workspace.sines.data());
+  if (model.spec.rope_local)
+    model.local_rope.angles(rows.position, rows.n, rows.length, workspace.local_cosines.data(),
+                            workspace.local_sines.data());
   pass.embed();
   for (int i = 0; i < int(model.spec.n_layers); i++) {
     pass.attention(i);

@@ -21,11 +21,15 @@ struct Rows {
 struct Workspace {
   Workspace(const Model& model, int max_rows, int max_positions, int n_threads);
 
-  int64_t dim_stride, q_stride, kv_stride, ffn_stride;
+  int64_t dim_stride, q_stride, kv_stride, mixed_stride, ffn_stride;
   Buffer<float> x, normed, q, k, v, mixed, projected, gate, up;  // [max_rows, stride]
   Buffer<float> cosines, sines;                                  // [max_rows, rope_dim / 2]
+  Buffer<float> local_cosines, local_sines;                      // the same, where layers differ
   Activations activations;
   AttentionScratch attention;
+  // Latent attention only: queries in latent space, the heads' values, and multiply_heads' memory for each thread.
+  int64_t latent_stride, values_stride, q_a_stride, scratch_stride;
+  Buffer<float> q_latent, values, q_a, scratch;
 };
 
 // Append the rows to the cache and leave their final hidden states (after the last norm) in workspace.normed.

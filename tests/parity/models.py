@@ -31,6 +31,8 @@ REFERENCES = [
     "phi",
     "chatglm3",
     "qwen",
+    "minicpm3",
+    "minicpm3-longext",
 ]
 
 #: Those whose tokenizer is not supported yet. Their weights are converted beside tokens that are only numbers.

@@ -106,6 +106,16 @@ def test_longrope_recomputes_embeddings_as_well(changed: Changed, ids: Any, tiny
     assert by_rows == answer(path, ids[:20], 80)
 
 
+def test_latent_attention_caches_the_latent_and_not_the_heads(shared: Path, converted: Converter) -> None:
+    folder = shared / "reference" / "minicpm3"
+    config = json.loads((folder / "config.json").read_text())
+    with rkllm_ext.LLM(converted(folder, "fp32"), max_context_len=64) as llm:
+        latent, rotated = config["kv_lora_rank"], config["qk_rope_head_dim"]
+        assert llm.info.kv_bytes == config["num_hidden_layers"] * 64 * (2 * latent + rotated) * 4
+        expanded = config["num_attention_heads"] * (2 * config["qk_nope_head_dim"] + rotated)
+        assert 2 * latent + rotated < expanded
+
+
 def doubling(changed: Changed, monkeypatch: pytest.MonkeyPatch) -> Path:
     from rkllm_ext import arch
     from rkllm_ext.arch.llama import LLAMA

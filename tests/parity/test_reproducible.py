@@ -28,6 +28,8 @@ SOURCES = {
     "minicpm": ("reference/minicpm", ["w8a8"]),
     "phi": ("reference/phi", ["fp32", "w8a8"]),
     "chatglm3": ("reference/chatglm3", ["fp32"]),
+    "minicpm3": ("reference/minicpm3", ["fp32", "w8a8", "w4a16_g32"]),
+    "minicpm3-longext": ("reference/minicpm3-longext", ["fp32"]),
     "qwen": ("reference/qwen", ["fp32", "w8a8"]),
     "wide": ("reference/qwen2-g512-bf16", FORMATS),
 }

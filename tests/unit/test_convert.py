@@ -255,8 +255,8 @@ def test_a_tensor_of_the_wrong_shape_is_refused(copy: Path, tmp_path: Path) -> N
 
 def test_an_unknown_family_is_refused(copy: Path, tmp_path: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen3"}))
-    with pytest.raises(UnsupportedModelError, match=r"model: .*'qwen3' is not supported \(nearest known: qwen, qwen2"):
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen4"}))
+    with pytest.raises(UnsupportedModelError, match=r"model: .*'qwen4' is not supported \(nearest known: qwen, qwen"):
         convert(copy, tmp_path / "m.rkllm", "w8a8")
 
 

@@ -15,8 +15,9 @@ from rkllm_ext import arch
 from rkllm_ext.arch import Located, ModelSpec, resolve
 from rkllm_ext.arch.llama import LLAMA
 from rkllm_ext.arch.rope import inverse_frequencies
-from rkllm_ext.arch.spec import Deinterleave, Part, Tensor
+from rkllm_ext.arch.spec import Deinterleave, Part, Tensor, TransposeHeads
 from rkllm_ext.errors import ModelFileError, UnsupportedModelError
+from rkllm_ext.quant.plan import plan
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -115,6 +116,24 @@ MODELS: dict[str, tuple[dict[str, Any], Shapes]] = {
             "model.layers.0.self_attn.o_proj.weight": (24, 24),
         },
     ),
+    "qwen3": (
+        {**LLAMA_LIKE, "model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+        {
+            **GEMMA_SHAPES,
+            "model.layers.0.self_attn.q_norm.weight": (8,),
+            "model.layers.0.self_attn.k_norm.weight": (8,),
+        },
+    ),
+    "gemma3": (
+        {**GEMMA_LIKE, "model_type": "gemma3_text", "sliding_window": 16, "query_pre_attn_scalar": 8},
+        {
+            **GEMMA_SHAPES,
+            "model.layers.0.pre_feedforward_layernorm.weight": (24,),
+            "model.layers.0.post_feedforward_layernorm.weight": (24,),
+            "model.layers.0.self_attn.q_norm.weight": (8,),
+            "model.layers.0.self_attn.k_norm.weight": (8,),
+        },
+    ),
     "phi": (
         {**LLAMA_LIKE, "model_type": "phi", "layer_norm_eps": 1e-5, "hidden_act": "gelu_new"},
         {
@@ -166,6 +185,32 @@ MODELS: dict[str, tuple[dict[str, Any], Shapes]] = {
             "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight": (24, 20),
             "transformer.encoder.final_layernorm.weight": (24,),
             "transformer.output_layer.weight": (50, 24),
+        },
+    ),
+    "minicpm3": (
+        {
+            **LLAMA_LIKE,
+            "model_type": "minicpm3",
+            "num_key_value_heads": 6,
+            "qk_nope_head_dim": 5,
+            "qk_rope_head_dim": 2,
+            "q_lora_rank": 12,
+            "kv_lora_rank": 16,
+            "v_head_dim": 9,
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 8,
+            "tie_word_embeddings": True,
+        },
+        {
+            **{name: shape for name, shape in GEMMA_SHAPES.items() if "self_attn" not in name},
+            "model.layers.0.self_attn.q_a_proj.weight": (12, 24),
+            "model.layers.0.self_attn.q_a_layernorm.weight": (12,),
+            "model.layers.0.self_attn.q_b_proj.weight": (42, 12),
+            "model.layers.0.self_attn.kv_a_proj_with_mqa.weight": (18, 24),
+            "model.layers.0.self_attn.kv_a_layernorm.weight": (16,),
+            "model.layers.0.self_attn.kv_b_proj.weight": (54, 16),
+            "model.layers.0.self_attn.o_proj.weight": (24, 24),
         },
     ),
     "qwen": (
@@ -247,6 +292,8 @@ GGUF_FILES: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...] | None]]] 
         },
         {},
     ),
+    "qwen3": ({"attention.key_length": 8}, {}),
+    "gemma3": ({"attention.key_length": 8, "attention.sliding_window": 16, "rope.freq_base": 1000000.0}, {}),
     "minicpm": ({"embedding_scale": 12.0, "residual_scale": 1.4, "logit_scale": 3.0}, {}),
     "phi2": ({"rope.dimension_count": 2, "attention.layer_norm_epsilon": 1e-5}, {}),
 }
@@ -272,15 +319,15 @@ def test_every_tensor_can_be_built_and_no_value_is_left_out(name: str) -> None:
     _, tensors = resolved(name)
     weights = counted(MODELS[name][1])
     used: list[float] = []
+    moved: set[str] = set()
     for canonical, located in tensors.items():
         built = located.source.build(weights.__getitem__)
         assert built.shape == located.shape, canonical
-        if located.source.moves_rows_only:
+        if isinstance(located.source, (Tensor, Part, Deinterleave, TransposeHeads)):
             used += built.ravel().tolist()
-    moved = {
-        each for located in tensors.values() if located.source.moves_rows_only for each in located.source.wants(())
-    }
+            moved.update(located.source.wants(located.shape))
     assert sorted(used) == sorted(value for each in moved for value in weights[each].ravel().tolist())
+    assert {each for located in tensors.values() for each in located.source.wants(located.shape)} == set(weights)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -298,7 +345,7 @@ def test_a_gguf_file_resolves_to_the_same_model(name: str) -> None:
     spec, tensors = resolved({"phi2": "phi", "chatglm": "chatglm3"}.get(name, name))
     keys, changed = GGUF_FILES[name]
     config = {f"{name}.{key}": value for key, value in {**GGUF_KEYS, **keys}.items()}
-    shapes = {each: tensor.shape for each, tensor in tensors.items() if each != "rope_inv_freq.weight"}
+    shapes = {each: tensor.shape for each, tensor in tensors.items() if "rope_inv_freq" not in each}
     shapes = {each: shape for each, shape in {**shapes, **changed}.items() if shape is not None}
     found, located = resolve({"general.architecture": name, **config}, "gguf", shapes)
     assert found["attn_scale"] == pytest.approx(spec["attn_scale"])
@@ -334,7 +381,7 @@ def test_internlm2_splits_each_group_into_queries_key_and_value() -> None:
 
 
 def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
-    for name, count in {"gemma": 3, "gemma2": 5}.items():
+    for name, count in {"gemma": 3, "gemma2": 5, "gemma3": 7}.items():
         _, tensors = resolved(name)
         norms = [tensor.source for each, tensor in tensors.items() if "norm" in each]
         assert len(norms) == count
@@ -347,7 +394,10 @@ def test_gemma_norms_are_stored_as_their_difference_from_one() -> None:
         ("phi3", {"sliding_window": 16, "rope_dim": 2, "head_dim": 4}),
         ("gemma", {"embed_scale": 24**0.5, "activation": "gelu", "attn_scale": 8**-0.5}),
         ("gemma2", {"attn_softcap": 50.0, "logit_softcap": 30.0, "global_layer_period": 2, "post_norms": 1}),
+        ("qwen3", {"qk_norms": 1, "head_dim": 8}),
+        ("gemma3", {"qk_norms": 1, "rope_local": 1, "global_layer_period": 6, "sliding_window": 16, "post_norms": 1}),
         ("minicpm", {"embed_scale": 12, "residual_scale": 1.4, "logit_scale": 8 / 24}),
+        ("minicpm3", {"kv_lora_rank": 16, "n_kv_heads": 1, "head_dim": 7, "rope_dim": 2, "v_head_dim": 4}),
         ("chatglm3", {"rope_dim": 4, "n_kv_heads": 2, "head_dim": 8}),
         ("qwen", {"ffn_dim": 20, "n_kv_heads": 6}),
         ("phi", {"norm_type": "layer", "parallel_residual": 1, "ffn_gated": 0, "activation": "gelu", "rope_dim": 2}),
@@ -375,6 +425,38 @@ def test_qwen_sets_ntk_and_logn_as_asked() -> None:
     assert (logn["logn_context"], "rope_doubling" in logn) == (16, False)
 
 
+def test_minicpm3_splits_the_expansion_of_its_latent_head_by_head() -> None:
+    _, tensors = resolved("minicpm3")
+    whole = np.arange(54 * 16).reshape(54, 16)
+    keys, values = (tensors[f"blk.0.attn_{name}_b.weight"].source.build(lambda _: whole) for name in "kv")
+    for head in range(6):
+        rows = whole[9 * head : 9 * head + 9]
+        assert np.array_equal(keys[16 * head : 16 * head + 16], rows[:5].T)
+        assert np.array_equal(values[4 * head : 4 * head + 4], rows[5:])
+
+
+def test_minicpm3_has_the_long_factors_at_every_length_where_its_limit_exceeds_the_original_length() -> None:
+    scaling = {**LONGROPE, "original_max_position_embeddings": 16}
+    spec, tensors = resolved("minicpm3", rope_scaling=scaling)
+    assert tensors["rope_inv_freq.weight"].source.build(lambda _: np.zeros(0)).tolist() == [0.25]
+    assert "rope_inv_freq_long.weight" not in tensors and "rope_long" not in spec
+    assert spec["rope_magnitude"] == math.sqrt(1 + math.log(64 / 16) / math.log(16))
+    equal, tensors = resolved("minicpm3", rope_scaling={**scaling, "original_max_position_embeddings": 64})
+    assert equal["rope_long"] == 1 and "rope_inv_freq_long.weight" in tensors
+
+
+def test_expanding_matrices_of_latent_attention_stay_float() -> None:
+    _, tensors = resolved("minicpm3")
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if name.endswith("_b.weight")}
+    for asked, kept in {"w8a8": "fp16", "fp16": "fp16", "fp32": "fp32"}.items():
+        formats = plan(shapes, asked)
+        assert {name: format and format.name for name, format in formats.items()} == {
+            "blk.0.attn_q_b.weight": asked,
+            "blk.0.attn_k_b.weight": kept,
+            "blk.0.attn_v_b.weight": kept,
+        }
+
+
 def test_chatglm3_turns_neighbouring_pairs_into_halves() -> None:
     _, tensors = resolved("chatglm3")
     whole = np.arange(80)
@@ -394,6 +476,7 @@ def test_chatglm3_multiplies_the_rotary_base() -> None:
     assert np.array_equal(ratio, inverse_frequencies(500000.0, 4))
 
 
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 8, "v_head_dim": 8}
 LONGROPE = {"type": "longrope", "short_factor": [1.5], "long_factor": [4.0]}
 
 
@@ -485,11 +568,23 @@ def test_numbers_that_cannot_be_used_are_named(name: str, change: dict[str, Any]
         ({"ffn_gated": 0, "activation": "gelu"}, UnsupportedModelError, "blk.0.ffn_gate.weight' is not known"),
         ({"norm_type": "layer"}, ModelFileError, "'blk.0.attn_norm.bias' is missing"),
         ({"post_norms": 1}, ModelFileError, "'blk.0.post_attention_norm.weight' is missing"),
+        ({"qk_norms": 1}, ModelFileError, "'blk.0.attn_q_norm.weight' is missing"),
+        (
+            {"qk_norms": 1, "n_heads": 8, "n_kv_heads": 4, "head_dim": 8, "rope_dim": 8},
+            UnsupportedModelError,
+            "head_dim is 8, but norms of heads need a multiple of 16",
+        ),
+        ({"qk_norms": 2}, ModelFileError, "qk_norms is 2, but must be 0 or 1"),
+        ({"qk_norms": 1, "logn_context": 8}, ModelFileError, "qk_norms undo what logn_context does"),
+        ({"rope_local": 1, "rope_doubling": 1, "rope_original_context": 8}, ModelFileError, "rope_local needs freq"),
         ({"parallel_residual": 2}, ModelFileError, "parallel_residual is 2, but must be 0 or 1"),
         ({"attn_softcap": -1.0}, ModelFileError, "attn_softcap is -1, which is out of range"),
         ({"rope_doubling": 1}, ModelFileError, "rope_doubling needs rope_original_context"),
         ({"rope_long": 1}, ModelFileError, "rope_long needs rope_original_context"),
         ({"rope_long": 1, "rope_original_context": 8}, ModelFileError, "'rope_inv_freq_long.weight' is missing"),
+        ({"kv_lora_rank": 16}, ModelFileError, "q_lora_rank is 0, outside 1 to"),
+        ({**LATENT, "kv_lora_rank": 24}, ModelFileError, "kv_lora_rank is 24, no multiple of 16"),
+        ({**LATENT, "n_kv_heads": 2}, ModelFileError, "latent attention needs n_kv_heads 1"),
         ({"logn_context": 1}, ModelFileError, "logn_context is 1, but must be 0 or at least 2"),
         ({"embed_scale": 0.0}, ModelFileError, "embed_scale is 0, which is out of range"),
     ],
@@ -502,7 +597,7 @@ def test_the_engine_refuses_a_spec_it_cannot_execute(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    family = LLAMA.but(constants=constants)
+    family = LLAMA.but(constants=constants, hf_local_rope_base="rope_theta")
     monkeypatch.setattr(arch, "families", lambda: (family,))
     rkllm_ext.convert(tiny_llama, tmp_path / "odd.rkllm", "fp32")
     with pytest.raises(error, match=sentence):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
 from .rope import LONGROPE, inverse_frequencies, longrope, longrope_fields, scaled_frequencies
-from .spec import Constant, Family, ModelSpec, Rule, Shape, Value
+from .spec import Constant, Every, Family, Key, ModelSpec, Rule, Shape, Value
 
 Config = Mapping[str, Any]
 Get = Callable[[str], Any]  # the value of a key, None when absent
@@ -31,7 +31,9 @@ def where(kind: str) -> str:
 
 def hf_value(config: Config, family: Family, key: str) -> Any:
     """Return a configuration's value, or what its absence means for the family."""
-    value = config.get(key)
+    rope = config.get("rope_parameters")  # where transformers 5 keeps what concerns the rotation
+    value = rope.get(key) if isinstance(rope, Mapping) else None
+    value = config.get(key) if value is None else value
     return family.hf_defaults.get(key) if value is None else value
 
 
@@ -46,10 +48,18 @@ def read_spec(
     """Return the spec and the sources of the rotary frequencies; arguments and errors as in `arch.resolve`."""
     _refuse_other_values(config, kind, family)
     values = _hf_values(config, family) if kind == "huggingface" else _gguf_values(config, family, shapes)
-    base, scaling = _hf_rope(config, family) if kind == "huggingface" else _gguf_rope(config)
+    base, scaling = _hf_rope(config, family) if kind == "huggingface" else _gguf_rope(config, "rope.freq_base")
     values.setdefault("rope_dim", values["head_dim"])
     sizes = ModelSpec({**values, **family.constants})  # refuses impossible sizes before anything is computed from them
     tables, rope_fields = _rotary_tables(config, kind, family, sizes, base, scaling, shapes)
+    if sizes.get("rope_local"):
+        if rope_fields:
+            raise UnsupportedModelError(
+                f"{where(kind)}: the rope scaling depends on the length; "
+                f"models of the {family.name} family are only supported without"
+            )
+        local = inverse_frequencies(_local_base(config, kind, family), sizes.size("rope_dim"))
+        tables["rope_inv_freq_local.weight"] = Constant(local)
     return ModelSpec({"attn_scale": sizes.size("head_dim") ** -0.5, **sizes, **rope_fields}), tables
 
 
@@ -79,14 +89,14 @@ def _rotary_tables(
         divisor = "rope_freqs.weight" if kind == "gguf" and "rope_freqs.weight" in shapes else ""
         return {"rope_inv_freq.weight": Constant(frequencies, divisor)}, fields
     if family.longrope_by_limit and max_context > int(fields["rope_original_context"]):
-        short = long
+        return {"rope_inv_freq.weight": long}, {"rope_magnitude": fields["rope_magnitude"]}
     return {"rope_inv_freq.weight": short, "rope_inv_freq_long.weight": long}, fields
 
 
 def _refuse_other_values(config: Config, kind: str, family: Family) -> None:
     for key, allowed in (family.hf_only if kind == "huggingface" else family.gguf_only).items():
         value = hf_value(config, family, key) if kind == "huggingface" else gguf_value(config, key)
-        if value not in allowed:
+        if any(each not in allowed for each in (value if isinstance(value, list) else [value])):
             named = ", ".join(str(item) for item in allowed if item is not None)
             remedy = f"supported: {named}" if named else "only models without it are supported"
             raise UnsupportedModelError(
@@ -95,9 +105,12 @@ def _refuse_other_values(config: Config, kind: str, family: Family) -> None:
 
 
 def _hf_values(config: Config, family: Family) -> dict[str, Any]:
-    return _checked(
-        _found(family.hf_keys, lambda key: hf_value(config, family, key), "huggingface"), family, "huggingface"
-    )
+    found = _found(family.hf_keys, lambda key: hf_value(config, family, key), "huggingface")
+    for field, key in family.hf_keys.items():
+        # null says that there is none, where an absent key means the family's default
+        if field in (*_OPTIONAL, "n_kv_heads") and isinstance(key, str) and config.get(key, 0) is None:
+            found[field] = None
+    return _checked(found, family, "huggingface")
 
 
 def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -118,8 +131,13 @@ def _gguf_values(config: Config, family: Family, shapes: Mapping[str, Shape]) ->
     return values
 
 
-def _found(keys: Mapping[str, str | Rule], get: Get, kind: str) -> dict[str, Any]:
-    return {field: _computed(key, get, kind) if isinstance(key, Rule) else get(key) for field, key in keys.items()}
+def _found(keys: Mapping[str, Key], get: Get, kind: str) -> dict[str, Any]:
+    def value(key: Key) -> Any:
+        if isinstance(key, Every):
+            return _period(key, get, kind)
+        return _computed(key, get, kind) if isinstance(key, Rule) else get(key)
+
+    return {field: value(key) for field, key in keys.items()}
 
 
 def _computed(rule: Rule, get: Get, kind: str) -> Any:
@@ -134,10 +152,32 @@ def _computed(rule: Rule, get: Get, kind: str) -> Any:
         raise ModelFileError(f"{where(kind)}: {shown} cannot be used") from None
 
 
+def _period(every: Every, get: Get, kind: str) -> Any:
+    """Return p, so that the layers p - 1, 2p - 1, ... are the marked ones; 0 when none is."""
+    listed, n_layers = get(every.listed), get(every.n_layers)
+    if listed is None:
+        period = get(every.period)
+        if type(period) is not int or not 0 < period < 2**31:
+            raise ModelFileError(f"{where(kind)}: {every.period} is {period!r}; a whole number from 1 is needed")
+        return period
+    if not isinstance(listed, list) or not isinstance(n_layers, int) or not 0 < n_layers <= len(listed):
+        raise ModelFileError(f"{where(kind)}: {every.listed} is {listed!r}; a list of {n_layers} layers is needed")
+    layers = listed[:n_layers]
+    unknown = [each for each in layers if each not in (every.marked, every.other)]
+    marked = [i for i, each in enumerate(layers) if each == every.marked]
+    period = marked[0] + 1 if marked else 0
+    if unknown or (period and marked != list(range(period - 1, n_layers, period))):
+        raise UnsupportedModelError(
+            f"{where(kind)}: {every.listed} is {layers}; supported: {every.other!r}, and {every.marked!r} at every so "
+            "many layers"
+        )
+    return period
+
+
 def _checked(found: dict[str, Any], family: Family, kind: str) -> dict[str, Any]:
     """Return the values that are there, with the sizes that follow from others."""
     keys = {
-        field: ", ".join(key.keys) if isinstance(key, Rule) else key
+        field: key if isinstance(key, str) else ", ".join(key.keys)
         for field, key in (family.hf_keys if kind == "huggingface" else family.gguf_keys).items()
     }
     if found["n_kv_heads"] is None:
@@ -163,6 +203,8 @@ def _checked(found: dict[str, Any], family: Family, kind: str) -> dict[str, Any]
 def _hf_rope(config: Config, family: Family) -> tuple[float, Mapping[str, Any]]:
     # transformers 5 keeps base and scaling together in rope_parameters
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if family.hf_local_rope_base and isinstance(scaling, Mapping):
+        scaling = scaling.get("full_attention") or scaling  # or, where kinds of layers differ, for each kind
     if not isinstance(scaling, Mapping):
         raise ModelFileError(f"{where('hf')}: the rope scaling is {scaling!r}; an object is needed")
     base = scaling.get("rope_theta")
@@ -172,12 +214,27 @@ def _hf_rope(config: Config, family: Family) -> tuple[float, Mapping[str, Any]]:
     return _number(base, "rope_theta", "huggingface"), scaling
 
 
-def _gguf_rope(config: Config) -> tuple[float, Mapping[str, Any]]:
-    base = gguf_value(config, "rope.freq_base")
+def _local_base(config: Config, kind: str, family: Family) -> float:
+    """Return the rotary base of the layers that are not global. No scaling of theirs is known."""
+    if kind == "gguf":
+        return _gguf_rope(config, "rope.freq_base_swa")[0]
+    parameters = config.get("rope_parameters") or {}
+    scaling = parameters.get("sliding_attention") or {} if isinstance(parameters, Mapping) else parameters
+    if not isinstance(scaling, Mapping) or scaling.get("rope_type", "default") != "default":
+        raise UnsupportedModelError(
+            f"{where(kind)}: layers with a sliding window have the rope scaling {scaling!r}; "
+            "only models without it are supported"
+        )
+    key = family.hf_local_rope_base
+    return _number(scaling.get("rope_theta", hf_value(config, family, key)), key, kind)
+
+
+def _gguf_rope(config: Config, key: str) -> tuple[float, Mapping[str, Any]]:
+    base = gguf_value(config, key)
     kind, factor = gguf_value(config, "rope.scaling.type"), gguf_value(config, "rope.scaling.factor")
     if kind is None and gguf_value(config, "rope.scale_linear") is not None:  # the key's older name
         kind, factor = "linear", gguf_value(config, "rope.scale_linear")
-    return _number(10000.0 if base is None else base, "rope.freq_base", "gguf"), {"type": kind, "factor": factor}
+    return _number(10000.0 if base is None else base, key, "gguf"), {"type": kind, "factor": factor}
 
 
 def _is_number(value: Any) -> bool:

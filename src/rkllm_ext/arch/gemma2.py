@@ -33,7 +33,12 @@ GEMMA2 = GEMMA.but(
         "sliding_window": "attention.sliding_window",
     },
     constants={"post_norms": 1, "global_layer_period": 2},
-    hf_defaults={"query_pre_attn_scalar": 256, "sliding_window": 4096},
+    hf_defaults={
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+    },
     tensors={
         "blk.{i}.post_attention_norm.weight": plus_one("model.layers.{i}.post_attention_layernorm.weight"),
         "blk.{i}.ffn_norm.weight": plus_one("model.layers.{i}.pre_feedforward_layernorm.weight"),

@@ -8,6 +8,7 @@ and how to build the canonical tensor from them.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
@@ -71,8 +72,12 @@ class ModelSpec(Mapping[str, Value]):
 
     def size(self, name: str) -> int:
         """Return a size by name: a field, or the width of all query heads (``q_dim``), of all key heads (``kv_dim``) or
-        of the query heads that share a key head (``group_dim``).
+        of the query heads that share a key head (``group_dim``). ``a*b``, ``a+b`` and ``a-b`` are made of two names.
         """
+        for sign, combine in (("*", operator.mul), ("+", operator.add), ("-", operator.sub)):
+            left, found, right = name.partition(sign)
+            if found:
+                return int(combine(self.size(left), self.size(right)))
         if name == "q_dim":
             return self.size("n_heads") * self.size("head_dim")
         if name == "kv_dim":
@@ -209,6 +214,26 @@ class Deinterleave:
         return np.ascontiguousarray(heads[:, order].reshape(stored.shape))
 
 
+@dataclass(frozen=True)
+class TransposeHeads:
+    """The matrices of all heads, one below the other, each transposed."""
+
+    source: Source
+    heads: int | str
+    moves_rows_only = False
+
+    def at(self, layer: int, spec: ModelSpec) -> TransposeHeads:
+        return TransposeHeads(self.source.at(layer, spec), _size(self.heads, spec))
+
+    def wants(self, shape: Shape) -> dict[str, Shape]:
+        return self.source.wants((shape[1] * int(self.heads), shape[0] // int(self.heads)))
+
+    def build(self, load: Load) -> Array:
+        stored = self.source.build(load)
+        heads = stored.reshape(int(self.heads), -1, stored.shape[1])
+        return np.ascontiguousarray(heads.swapaxes(1, 2).reshape(-1, heads.shape[1]))
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """Values known before any tensor is read, divided by the tensor `divisor` where one is named."""
@@ -228,7 +253,7 @@ class Constant:
         return values
 
 
-Source = Union[Tensor, Part, PlusOne, Deinterleave, Constant]
+Source = Union[Tensor, Part, PlusOne, Deinterleave, TransposeHeads, Constant]
 
 
 def _size(size: int | str, spec: ModelSpec) -> int:
@@ -259,6 +284,26 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Every:
+    """A period of layers: the one at which `marked` stands among `other` in the list under the key `listed`, which has
+    an entry for each of the `n_layers` layers, or without a list the number under `period`.
+    """
+
+    listed: str
+    marked: Value
+    other: Value
+    period: str
+    n_layers: str = "num_hidden_layers"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.listed, self.period
+
+
+Key = Union[str, Rule, Every]
+
+
+@dataclass(frozen=True)
 class Slot:
     """One canonical tensor of a family.
 
@@ -280,18 +325,19 @@ class Family:
 
     `hf_keys` and `gguf_keys` say which configuration key holds a spec field, or how it is computed (GGUF keys without
     the architecture's prefix); `constants` are fields that every model of the family has; `hf_rope_base` is where the
-    rotary base is; `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are
-    supported.
+    rotary base is, `hf_local_rope_base` where that of layers that are not global is (with the constant `rope_local`);
+    `hf_defaults` says what an absent key means; `hf_only` and `gguf_only` which values of a key are supported.
     """
 
     name: str
     hf_types: tuple[str, ...]
     gguf_types: tuple[str, ...]
-    hf_keys: Mapping[str, str | Rule]
-    gguf_keys: Mapping[str, str | Rule]
+    hf_keys: Mapping[str, Key]
+    gguf_keys: Mapping[str, Key]
     tensors: Mapping[str, Slot]
     constants: Mapping[str, Value] = field(default_factory=dict)
     hf_rope_base: str | Rule = "rope_theta"
+    hf_local_rope_base: str = ""
     partial_rotary: bool = False  # whether GGUF files may rotate a part of a head only
     longrope_by_limit: bool = False  # whether the model's limit chooses the factors of longrope, not the length
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # The embedding and the output matrix: few bits hurt them most, and so do 8-bit activations, whose outliers are largest
 # behind the last norm. A token reads only one row of the embedding.
 HEAD = ("token_embd.weight", "output.weight")
+# The expanding matrices of latent attention, which are multiplied head by head with float kernels.
+PER_HEAD = ("attn_k_b.weight", "attn_v_b.weight")
 _HEAD_FORMAT = "w8a16_g32"  # of quantized models; fp16 where its group does not fit
 
 
@@ -42,6 +44,8 @@ def plan(
     for name, shape in shapes.items():
         if len(shape) != 2:
             formats[name] = None
+        elif name.endswith(PER_HEAD):
+            formats[name] = asked if asked.bits >= 16 else find_format("fp16")
         elif name in HEAD:
             formats[name] = _head(asked, shape[1]) if head_format is None else find_format(head_format, False)
         else:
