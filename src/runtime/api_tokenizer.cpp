@@ -57,7 +57,7 @@ extern "C" int rkllm_ext_tokenize(const RKLLMExtTokenizer* tokenizer, const char
     const Tokenizer& t = *tokenizer->tokenizer;
     const std::string_view view(text ? text : "", n_bytes);
     std::vector<int32_t> ids = t.encode(view, flags & RKLLM_EXT_PARSE_SPECIAL);
-    if (flags & RKLLM_EXT_ADD_BOS && t.add_bos()) ids.insert(ids.begin(), t.bos_id());
+    if (flags & RKLLM_EXT_ADD_BOS && t.add_bos()) ids.insert(ids.begin(), t.prefix().begin(), t.prefix().end());
     hand_over(name, ids.data(), ids.size(), out, capacity, count);
   });
 }

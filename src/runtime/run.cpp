@@ -57,8 +57,10 @@ std::vector<int32_t> prompt_ids(const Runtime& runtime, const std::string& promp
   const Tokenizer& tokenizer = *runtime.model->tokenizer;
   std::vector<int32_t> ids = tokenizer.encode(prompt, true);
   const bool add = runtime.add_bos < 0 ? tokenizer.add_bos() : runtime.add_bos > 0;
-  const int32_t bos = tokenizer.bos_id();
-  if (add && bos >= 0 && (ids.empty() || ids[0] != bos)) ids.insert(ids.begin(), bos);
+  const std::vector<int32_t>& prefix = tokenizer.prefix();
+  if (add && !prefix.empty() && (ids.empty() || ids[0] != prefix[0])) {
+    ids.insert(ids.begin(), prefix.begin(), prefix.end());
+  }
   return ids;
 }
 

@@ -42,6 +42,11 @@ def seeds() -> dict[str, list[Row]]:
              for split, normalizer in (("gpt2", "none"), ("digits_gpt2", "none"), ("llama3", "none"), ("qwen2", "nfc"))}
     found.update({name: replaced(pieces, normalizer=name) for name in ("mark", "mark_prepend", "mark_first")})
     found["score"] = [*replaced(pieces, model="score_bpe"), ("tokenizer.ggml.scores", "[f32]", scores)]
+    found["unigram"] = [*found["score"], ("rkllm.tokenizer.prefix_ids", "[u32]", [1, 2])]
+    found["unigram"] = replaced(found["unigram"], model="unigram")
+    found["score"] += [("rkllm.tokenizer.alias_ids", "[u32]", [5]), ("rkllm.tokenizer.alias_texts", "[string]", ["q"])]
+    by_score = replaced(rows_of(by_bytes), model="byte_score_bpe", split="qwen2")
+    found["byte_score"] = [*by_score, ("tokenizer.ggml.scores", "[f32]", scores[:262])]
     return found
 
 

@@ -24,8 +24,9 @@ from rkllm_ext._rkllm import GGUFFile, Tokenizer
 from rkllm_ext.tokenizer import TokenTable
 
 FAMILIES = ["gemma", "llama2", "llama3", "minicpm3", "phi-2", "phi-3", "qwen2", "smollm2", "stories260K"]
-REFERENCES = ["gemma", "gemma2", "llama-dynamic", "llama-llama3", "llama-mha-bin", "minicpm", "minicpm3",
-              "minicpm3-longext", "phi", "phi3", "phi3-fp16", "phi3-longrope", "qwen2", "qwen2-g512-bf16"]  # fmt: skip
+REFERENCES = ["chatglm3", "gemma", "gemma2", "internlm2", "llama-dynamic", "llama-llama3", "llama-mha-bin", "minicpm",
+              "minicpm3", "minicpm3-longext", "phi", "phi3", "phi3-fp16", "phi3-longrope", "qwen", "qwen2",
+              "qwen2-g512-bf16"]  # fmt: skip
 TEXTS = ["frankenstein.txt", "libreoffice-help-zh.txt", "python-stdlib.py.txt", "reviews-zh.txt",
          "udhr-all-languages.txt", "wikitext-2-raw-test.txt"]  # fmt: skip
 
@@ -241,7 +242,11 @@ def test_a_million_random_texts(opened: Open, shared: Path, family: str) -> None
         check_random(ours, oracle, special_texts(oracle), words, 2, 200_000)
 
 
-@pytest.mark.parametrize("folder", ["tokenizers/llama2", "tokenizers/stories260K", "reference/llama-dynamic"])
+@pytest.mark.parametrize(
+    "folder",
+    ["tokenizers/llama2", "tokenizers/stories260K", "tokenizers/internlm2", "tokenizers/minicpm",
+     "tokenizers/minicpm3", "tokenizers/chatglm3", "reference/llama-dynamic", "reference/gemma", "reference/internlm2"],
+)  # fmt: skip
 def test_sentencepiece_models_by_score(opened: Open, shared: Path, tmp_path: Path, folder: str) -> None:
     library = pytest.importorskip("sentencepiece")
     data = (shared / folder / "tokenizer.model").read_bytes()
@@ -258,7 +263,8 @@ def test_sentencepiece_models_by_score(opened: Open, shared: Path, tmp_path: Pat
             ids = oracle.encode(text)
             assert ours.encode(text, parse_special=False).tolist() == ids, ascii(text[:200])
             assert ours.decode(ids) == oracle.decode(ids)
-        assert ours.encode("a<s>", add_bos=True).tolist()[::2] == [1, 1]
+        begin = oracle.bos_id()
+        assert ours.encode(oracle.id_to_piece(begin), add_bos=True).tolist() == [begin, begin]
 
 
 def test_a_gguf_vocabulary_by_score_gives_the_ids_of_sentencepiece(shared: Path, tmp_path: Path) -> None:

@@ -117,6 +117,35 @@ def test_scores_are_checked(tmp_path: Path) -> None:
             Tokenizer(write_tokenizer(tmp_path / "t.rkllm", changed(rows, "tokenizer.ggml.scores", scores)))
 
 
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (("rkllm.tokenizer.prefix_ids", "[u32]", [1, 266]), "prefix_ids has 266, the vocabulary has 266 tokens"),
+        (("rkllm.tokenizer.alias_ids", "[u32]", [266]), "renamed token 266 is outside the vocabulary of 266"),
+        (("rkllm.tokenizer.alias_ids", "[u32]", [1, 2]), "alias_texts has 1 elements for 2 tokens"),
+        (("rkllm.tokenizer.alias_texts", "[string]", [""]), "user-defined token 5 has 0 bytes, 1 to 4096"),
+        (("rkllm.tokenizer.alias_texts", "[string]", ["x" * 5000]), "user-defined token 5 has 5000 bytes"),
+        (("rkllm.tokenizer.alias_texts", "[string]", ["x", "x"]), "alias_texts has 2 elements for 1 tokens"),
+    ],
+)
+def test_prefixes_and_aliases_are_checked(tmp_path: Path, row: Row, sentence: str) -> None:
+    more: list[Row] = [("rkllm.tokenizer.alias_ids", "[u32]", [5]), ("rkllm.tokenizer.alias_texts", "[string]", ["x"])]
+    rows = [*score_rows(tmp_path), *more, ("rkllm.tokenizer.prefix_ids", "[u32]", [1, 2])]
+    with Tokenizer(write_tokenizer(tmp_path / "t.rkllm", rows)) as tokenizer:
+        assert tokenizer.encode("bx", add_bos=True).tolist() == [1, 2, 259, 261, 5]
+    with pytest.raises(ModelFileError, match=sentence):
+        Tokenizer(write_tokenizer(tmp_path / "t.rkllm", [row if row[0] == old[0] else old for old in rows]))
+
+
+def test_infinite_scores_do_not_go_into_a_unigram_model(tmp_path: Path) -> None:
+    rows = changed(score_rows(tmp_path), "rkllm.tokenizer.model", "unigram")
+    with Tokenizer(write_tokenizer(tmp_path / "t.rkllm", rows)) as tokenizer:
+        assert tokenizer.decode(tokenizer.encode("abab \u6c34")) == "abab \u6c34"
+    rows = changed(rows, "tokenizer.ggml.scores", [0.0] * 261 + [float("inf")] * 5)
+    with pytest.raises(ModelFileError, match="token 261 has no finite number as its score"):
+        Tokenizer(write_tokenizer(tmp_path / "t.rkllm", rows))
+
+
 def test_infinite_and_equal_scores_merge_from_the_left(tmp_path: Path) -> None:
     infinite = [float("-inf"), -0.0, 0.0, float("inf")] * 66 + [0.0, -0.0]
     rows = changed(score_rows(tmp_path), "tokenizer.ggml.scores", infinite)
@@ -133,10 +162,12 @@ def test_another_version_of_the_format_is_refused(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "t.rkllm")
 
 
-@pytest.mark.parametrize("kind", ["bytes", "pieces", "scores"])
+@pytest.mark.parametrize("kind", ["bytes", "pieces", "scores", "unigram"])
 def test_altered_bytes_are_refused_or_give_a_tokenizer_that_works(tmp_path: Path, kind: str) -> None:
     makers = {"bytes": tiny_byte_level, "pieces": tiny_sentencepiece}
-    rows = score_rows(tmp_path) if kind == "scores" else rows_of(tmp_path, makers[kind]())
+    rows = rows_of(tmp_path, makers[kind]()) if kind in makers else score_rows(tmp_path)
+    if kind == "unigram":
+        rows = changed(rows, "rkllm.tokenizer.model", "unigram")
     data = tokenizer_bytes(rows)
     rng = random.Random(5)
     file = tmp_path / "t.rkllm"

@@ -178,7 +178,7 @@ def test_added_tokens_that_do_not_fit_are_refused(tmp_path: Path, row: Any) -> N
 
 
 def test_files_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"no tokenizer\.json and no tokenizer\.model"):
+    with pytest.raises(ModelFileError, match=r"no tokenizer\.json, no tokenizer\.model and no qwen\.tik"):
         TokenTable.from_directory(tmp_path)
     (tmp_path / "tokenizer.json").write_text("[1]", "utf-8")
     with pytest.raises(ModelFileError, match="is a JSON list, expected an object"):
@@ -250,11 +250,11 @@ def test_a_configuration_adds_tokens_and_says_whether_marks_repeat(tmp_path: Pat
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (sentencepiece(trainer=[(3, 1)]), "kind unigram is not supported"),
+        (sentencepiece(trainer=[(3, 4)]), "kind char is not supported"),
         (sentencepiece(trainer=[(24, 1)]), "whitespace as a suffix"),
         (sentencepiece(normalizer=[(1, "nmt_nfkc"), (2, b"\1\2")]), "normalizer b'nmt_nfkc' is not supported"),
         (sentencepiece(normalizer=[(4, 1)]), "removing extra whitespaces"),
-        (sentencepiece(last=[("x", 0.0, 4)]), "piece 6 ('x') is user-defined"),
+        (sentencepiece(trainer=[(3, 1)], last=[("x", 0.0, 4)]), "piece 6 ('x') is user-defined, which is not"),
         (sentencepiece(last=[("x", 0.0, 5)]), "piece 6 ('x') is unused"),
     ],
 )

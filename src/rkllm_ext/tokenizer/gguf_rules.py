@@ -93,6 +93,9 @@ def _sentencepiece(values: Mapping[str, Any]) -> Vocabulary:
     if len(scores) != len(tokens):
         raise ModelFileError(f"{_WHERE}: tokenizer.ggml.scores has {len(scores)} elements for {len(tokens)} tokens")
     prefix = bool(values.get("tokenizer.ggml.add_space_prefix", True))
+    added = _added(types, 0)
+    if not prefix:  # there it makes no difference to other tokens, and the spaces of user-defined ones are marks
+        added = {index: flags for index, flags in added.items() if types[index] != USER_DEFINED}
     return Vocabulary(
         model="score_bpe",
         normalizer="mark_prepend" if prefix else "mark",
@@ -100,7 +103,7 @@ def _sentencepiece(values: Mapping[str, Any]) -> Vocabulary:
         tokens=tokens,
         types=types,
         scores=scores,
-        added=_added(types, 0),
+        added=added,
         unknown=optional_id(values, "unknown", len(tokens)) if "tokenizer.ggml.unknown_token_id" in values
         else next((index for index, kind in enumerate(types) if kind == UNKNOWN), None),
         fuse_unknown=True,

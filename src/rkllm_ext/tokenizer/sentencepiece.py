@@ -14,7 +14,7 @@ from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vo
 
 Value = Union[int, bytes]
 
-_BPE = 2  # TrainerSpec.ModelType
+_MODELS = {1: "unigram", 2: "score_bpe"}  # TrainerSpec.ModelType
 _KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 
 
@@ -52,12 +52,12 @@ def vocabulary_of_sentencepiece(data: bytes, where: str) -> tuple[Vocabulary, di
     if not pieces:
         raise ModelFileError(f"{where}: no pieces; it is not a SentencePiece model")
     _check_rules(trainer, normalizer, where)
-    _check_pieces(pieces, where)
+    _check_pieces(pieces, _number(trainer[3], where), where)
     prefix = bool(normalizer[3])
     special = {name: _number(trainer[key], where) for name, key in (("unk", 40), ("bos", 41), ("eos", 42))}
     special = {name: index for name, index in special.items() if 0 <= index < len(pieces)}
     vocabulary = Vocabulary(
-        model="score_bpe",
+        model=_MODELS[_number(trainer[3], where)],
         normalizer="mark_prepend" if prefix else "mark",
         split="none",
         tokens=[piece.text for piece in pieces],
@@ -72,7 +72,7 @@ def vocabulary_of_sentencepiece(data: bytes, where: str) -> tuple[Vocabulary, di
 
 def _check_rules(trainer: dict[int, Value], normalizer: dict[int, Value], where: str) -> None:
     kind = _number(trainer[3], where)
-    if kind != _BPE:
+    if kind not in _MODELS:
         raise UnsupportedModelError(f"{where}: a SentencePiece model of kind {_KINDS.get(kind, kind)} is not supported")
     if trainer.get(24):
         raise UnsupportedModelError(f"{where}: whitespace as a suffix is not supported")
@@ -82,13 +82,18 @@ def _check_rules(trainer: dict[int, Value], normalizer: dict[int, Value], where:
         raise UnsupportedModelError(f"{where}: removing extra whitespaces, or not escaping them, is not supported")
 
 
-def _check_pieces(pieces: list[Piece], where: str) -> None:
+def _check_pieces(pieces: list[Piece], kind: int, where: str) -> None:
+    has_bytes = any(piece.type == BYTE for piece in pieces)
     for index, piece in enumerate(pieces):
-        if piece.type in (USER_DEFINED, UNUSED):
-            kind = "user-defined" if piece.type == USER_DEFINED else "unused"
-            raise UnsupportedModelError(f"{where}: piece {index} ({piece.text!r}) is {kind}, which is not supported")
-        if piece.type not in (NORMAL, UNKNOWN, CONTROL, BYTE):
+        if piece.type == UNUSED or (piece.type == USER_DEFINED and _MODELS[kind] == "unigram"):
+            name = "user-defined" if piece.type == USER_DEFINED else "unused"
+            raise UnsupportedModelError(
+                f"{where}: piece {index} ({piece.text!r}) is {name}, which is not supported in a {_KINDS[kind]} model"
+            )
+        if piece.type not in (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE):
             raise ModelFileError(f"{where}: piece {index} ({piece.text!r}) has the type {piece.type}")
+        if piece.text == "\0" and has_bytes:
+            piece.type = UNUSED  # the library takes the byte's token
         if not math.isfinite(piece.score):
             raise ModelFileError(f"{where}: piece {index} ({piece.text!r}) has the score {piece.score}")
 

@@ -13,10 +13,17 @@ from ..errors import ModelFileError, UnsupportedModelError
 from .gguf_rules import optional_id, vocabulary_of_gguf
 from .json_rules import added_token, begin_token, vocabulary_of_json
 from .sentencepiece import vocabulary_of_sentencepiece
-from .vocabulary import SPECIAL, Key, Vocabulary
+from .tiktoken import vocabulary_of_tiktoken
+from .vocabulary import SPECIAL, UNUSED, Key, Vocabulary
 
 # Classes whose fast version replaces the post-processor by what their configuration says about the begin token.
 _CONFIGURED = ("Llama", "CodeLlama")
+_INTERNLM2, _CHATGLM, _QWEN = "InternLM2Tokenizer", "ChatGLMTokenizer", "QWenTokenizer"
+
+# ChatGLM3's own tokens, in the order of their ids behind the pieces; they are never read out of a text.
+_CHATGLM_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>",
+                   "<|observation|>")  # fmt: skip
+_CHATGLM_PREFIX = ("[gMASK]", "sop")
 
 
 class Source(Protocol):
@@ -61,7 +68,7 @@ class TokenTable:
 
     @classmethod
     def from_directory(cls, path: str | Path) -> TokenTable:
-        """Read the tokenizer of a Hugging Face directory: tokenizer.json, else tokenizer.model.
+        """Read the tokenizer of a Hugging Face directory: tokenizer.json, tokenizer.model or qwen.tiktoken.
 
         Raises
         ------
@@ -77,8 +84,12 @@ class TokenTable:
             table = cls._from_json(folder / "tokenizer.json", config)
         elif (folder / "tokenizer.model").is_file():
             table = cls._from_sentencepiece(folder / "tokenizer.model", config)
+        elif (folder / "qwen.tiktoken").is_file():
+            table = cls._from_tiktoken(folder / "qwen.tiktoken", config)
         else:
-            raise ModelFileError(f"{folder}: no tokenizer.json and no tokenizer.model; a tokenizer is needed")
+            raise ModelFileError(
+                f"{folder}: no tokenizer.json, no tokenizer.model and no qwen.tiktoken; a tokenizer is needed"
+            )
         begin, end = _token_text(special.get("bos_token")), _token_text(special.get("eos_token"))
         if table.bos_id is None and begin:
             table.bos_id = table.vocabulary.id_of(begin)
@@ -100,24 +111,45 @@ class TokenTable:
 
     @classmethod
     def _from_sentencepiece(cls, path: Path, config: dict[str, Any]) -> TokenTable:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
-        vocabulary, special = vocabulary_of_sentencepiece(data, str(path))
         kind = str(config.get("tokenizer_class") or "LlamaTokenizer")
-        if not kind.startswith(_CONFIGURED):
+        if not kind.startswith((*_CONFIGURED, "Gemma", _INTERNLM2, _CHATGLM)):
             raise UnsupportedModelError(f"{path}: a tokenizer.model used by {kind} is not supported")
+        vocabulary, special = vocabulary_of_sentencepiece(_read_bytes(path), str(path))
+        if kind == _CHATGLM:
+            return cls._chatglm(vocabulary, special)
+        vocabulary.space_special = vocabulary.clean_up = kind == _INTERNLM2
         for index in special.values():
             vocabulary.add(index, vocabulary.tokens[index], SPECIAL, str(path))
         for number, row in (config.get("added_tokens_decoder") or {}).items():
             where = str(path.parent / "tokenizer_config.json")
             if not isinstance(row, dict) or not number.isdecimal():
                 raise ModelFileError(f"{where}: added_tokens_decoder has a row {number!r}: {row!r}")
-            vocabulary.add(*added_token(row, where, int(number)), where)
+            index, text, flags = added_token(row, where, int(number))
+            vocabulary.rename(index, text)
+            vocabulary.add(index, text, flags, where)
         if vocabulary.normalizer == "mark_prepend" and config.get("legacy") is False:
             vocabulary.normalizer = "mark_first"
         return cls(vocabulary, special.get("bos"), special.get("eos"), bool(config.get("add_bos_token", True)))
+
+    @classmethod
+    def _chatglm(cls, vocabulary: Vocabulary, special: dict[str, int]) -> TokenTable:
+        # As the genuine class decodes: SentencePiece's own tokens are nothing, and these are never skipped.
+        for index in special.values():
+            vocabulary.tokens[index], vocabulary.types[index] = "", UNUSED
+        first = len(vocabulary.tokens)
+        vocabulary.tokens += _CHATGLM_TOKENS
+        vocabulary.types += [UNUSED] * len(_CHATGLM_TOKENS)
+        vocabulary.scores += [0.0] * len(_CHATGLM_TOKENS)
+        vocabulary.prefix = [first + _CHATGLM_TOKENS.index(text) for text in _CHATGLM_PREFIX]
+        return cls(vocabulary, vocabulary.prefix[0], special.get("eos"), True)
+
+    @classmethod
+    def _from_tiktoken(cls, path: Path, config: dict[str, Any]) -> TokenTable:
+        kind = config.get("tokenizer_class") or _QWEN
+        if kind != _QWEN:
+            raise UnsupportedModelError(f"{path}: used by {kind} it is not supported; {_QWEN} is")
+        vocabulary, end = vocabulary_of_tiktoken(_read_bytes(path), str(path))
+        return cls(vocabulary, None, end, False)
 
     @classmethod
     def from_gguf(cls, values: Mapping[str, Any]) -> TokenTable:
@@ -160,6 +192,13 @@ def tokenizer_keys(checkpoint: Source) -> list[Key]:
     if checkpoint.kind == "gguf":
         return TokenTable.from_gguf(checkpoint.config).metadata()
     return TokenTable.from_directory(checkpoint.path).metadata()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -106,17 +106,24 @@ struct Encoder {
   const TokenTable& table;
   std::vector<int32_t>* out;
   std::vector<int32_t> symbols;
-  std::vector<uint32_t> starts;  // SCORE_BPE: where each symbol begins in the word
+  std::vector<uint32_t> starts;  // models by score: where each symbol begins in the word; symbols has where it ends
   MergeScratch scratch;
 };
 
-// Append the ids of a word of bytes (BYTE_BPE).
+// Append the ids of a word of bytes (BYTE_BPE, BYTE_SCORE_BPE).
 void encode_bytes(std::string_view word, Encoder* encoder);
 
-// Append the ids of a text whose space marks are spaces (RANK_BPE, SCORE_BPE).
+// Append the ids of a text whose space marks are spaces (RANK_BPE, SCORE_BPE, UNIGRAM).
 void encode_marked(std::string_view text, Encoder* encoder);
 
 // Merge encoder->symbols by rank and append what remains.
 void merge_by_rank(Encoder* encoder);
+
+// Merge the symbols of a word at encoder->starts and ->symbols by the score of what they become; those that remain are
+// numbered in encoder->scratch.next.
+void merge_by_score(std::string_view word, Encoder* encoder);
+
+// Cut a text into its best tokens (UNIGRAM), as merge_by_score leaves them.
+void cut_unigram(std::string_view text, Encoder* encoder);
 
 }  // namespace rkllm

@@ -26,8 +26,11 @@ struct Name {
   const char* text;
   Enum value;
 };
-constexpr Name<Model> kModels[] = {
-    {"byte_bpe", Model::BYTE_BPE}, {"rank_bpe", Model::RANK_BPE}, {"score_bpe", Model::SCORE_BPE}};
+constexpr Name<Model> kModels[] = {{"byte_bpe", Model::BYTE_BPE},
+                                   {"byte_score_bpe", Model::BYTE_SCORE_BPE},
+                                   {"rank_bpe", Model::RANK_BPE},
+                                   {"score_bpe", Model::SCORE_BPE},
+                                   {"unigram", Model::UNIGRAM}};
 constexpr Name<Normalizer> kNormalizers[] = {{"none", Normalizer::NONE},
                                              {"nfc", Normalizer::NFC},
                                              {"mark", Normalizer::MARK},
@@ -78,11 +81,16 @@ struct Loader {
   std::string pattern_of(const AddedToken& token) const;
   void load_added();
   void load_added_token(int64_t id, int64_t flags);
+  void load_whole();
+  void load_whole_token(int64_t id, std::string_view text);
+  void sort_added();
   void decode_texts();
   void decode_text(int32_t id);
   void index_texts();
   void load_merges();
   void load_scores();
+  void prepare_unigram(const std::vector<float>& scores);
+  void load_prefix();
   bool joins_over_space() const;
 };
 
@@ -96,7 +104,7 @@ void Loader::load_kinds() {
   table.model = choice("rkllm.tokenizer.model", kModels);
   table.normalizer = choice("rkllm.tokenizer.normalizer", kNormalizers);
   table.split = choice("rkllm.tokenizer.split", kSplits);
-  const bool by_bytes = table.model == Model::BYTE_BPE;
+  const bool by_bytes = is_byte_level(table.model);
   const bool marks = table.normalizer >= Normalizer::MARK;
   if (by_bytes == marks || by_bytes == (table.split == Split::NONE)) {
     throw Error(ErrorCode::UNSUPPORTED_MODEL,
@@ -105,6 +113,8 @@ void Loader::load_kinds() {
   table.ignore_merges = flag("rkllm.tokenizer.ignore_merges", false);
   table.fuse_unknown = flag("rkllm.tokenizer.fuse_unknown", false);
   table.strip_space = flag("rkllm.tokenizer.strip_space", false);
+  table.clean_up = flag("rkllm.tokenizer.clean_up", false);
+  table.space_special = flag("rkllm.tokenizer.space_special", false);
   table.add_bos = flag("tokenizer.ggml.add_bos_token", false);
 }
 
@@ -168,7 +178,43 @@ void Loader::load_added() {
     fail(format("rkllm.tokenizer.added_flags has %zu elements for %zu added tokens", flags.size(), ids.size()));
   }
   for (size_t i = 0; i < ids.size(); ++i) load_added_token(ids[i], flags[i]);
-  for (AddedSet* set : {&table.added, &table.added_normalized}) {
+}
+
+void Loader::load_whole_token(int64_t id, std::string_view text) {
+  if (text.empty() || text.size() > kMaxAddedLength || !valid_utf8(text)) {
+    fail(format("user-defined token %lld has %zu bytes, 1 to %zu of UTF-8 can be used", static_cast<long long>(id),
+                text.size(), kMaxAddedLength));
+  }
+  AddedToken token{static_cast<int32_t>(id), 0, std::string(text), {}};
+  append_unmarked(text, &token.text);
+  table.whole.add(std::move(token));
+}
+
+// User-defined tokens that are no added ones, and what renamed ones are spelled in a text.
+void Loader::load_whole() {
+  if (table.model != Model::SCORE_BPE) return;
+  for (size_t id = 0; id < texts.size(); ++id) {
+    if (types[id] != USER_DEFINED || !own[id]) continue;
+    // A token spelled with a real space is out of reach: every space of a text is a mark by then.
+    if (texts[id].find(' ') == std::string_view::npos) load_whole_token(static_cast<int64_t>(id), texts[id]);
+    own[id] = 0;
+  }
+  if (!file.find_value("rkllm.tokenizer.alias_ids")) return;
+  const std::vector<int64_t> ids = file.get_ints("rkllm.tokenizer.alias_ids");
+  const std::vector<std::string_view> spellings = file.get_strings("rkllm.tokenizer.alias_texts");
+  if (ids.size() != spellings.size()) {
+    fail(format("rkllm.tokenizer.alias_texts has %zu elements for %zu tokens", spellings.size(), ids.size()));
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= static_cast<int64_t>(texts.size())) {
+      fail(format("renamed token %lld is outside the vocabulary of %zu", static_cast<long long>(ids[i]), texts.size()));
+    }
+    load_whole_token(ids[i], spellings[i]);
+  }
+}
+
+void Loader::sort_added() {
+  for (AddedSet* set : {&table.added, &table.added_normalized, &table.whole}) {
     set->sort();
     const std::vector<AddedToken>& tokens = set->tokens();
     for (size_t i = 1; i < tokens.size(); ++i) {
@@ -188,7 +234,7 @@ void Loader::decode_text(int32_t id) {
     if (table.byte_ids[byte] >= 0) fail(format("tokens %d and %d are both byte %d", table.byte_ids[byte], id, byte));
     table.byte_ids[byte] = id;
     table.flags[id] |= TokenTable::BYTE;
-  } else if (table.model != Model::BYTE_BPE) {
+  } else if (!is_byte_level(table.model)) {
     append_unmarked(texts[id], &table.arena);
     // A token spelled with a real space is out of reach: every space of a text is a mark by then.
     if (texts[id].find(' ') != std::string_view::npos) own[id] = 0;
@@ -209,9 +255,9 @@ void Loader::decode_texts() {
   table.flags.resize(texts.size());
   std::fill(std::begin(table.byte_ids), std::end(table.byte_ids), -1);
   for (size_t id = 0; id < texts.size(); ++id) decode_text(static_cast<int32_t>(id));
-  if (table.model == Model::BYTE_BPE &&
+  if (is_byte_level(table.model) &&
       std::any_of(types.begin(), types.end(), [](int64_t type) { return type == BYTE; })) {
-    fail("byte tokens like <0x0A> do not belong into a byte_bpe vocabulary");
+    fail("byte tokens like <0x0A> do not belong into a byte-level vocabulary");
   }
 }
 
@@ -223,7 +269,7 @@ void Loader::index_texts() {
     const int32_t other = table.index.insert(bytes, static_cast<int32_t>(id), table.bytes);
     if (other >= 0) fail(format("tokens %d and %zu are the same", other, id));
     table.longest = std::max(table.longest, bytes.size());
-    if (table.model == Model::BYTE_BPE && bytes.size() == 1) {
+    if (is_byte_level(table.model) && bytes.size() == 1) {
       table.byte_ids[static_cast<uint8_t>(bytes[0])] = static_cast<int32_t>(id);
     }
   }
@@ -268,6 +314,38 @@ void Loader::load_scores() {
     const uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     table.order[id] = ~ascending;
   }
+  if (table.model == Model::UNIGRAM) prepare_unigram(scores);
+}
+
+// A character without a token costs 10 more than the worst token.
+void Loader::prepare_unigram(const std::vector<float>& scores) {
+  float worst = 0;
+  for (size_t id = 0; id < texts.size(); ++id) {
+    if (!own[id]) continue;
+    if (!std::isfinite(scores[id])) fail(format("token %zu has no finite number as its score", id));
+    worst = table.sorted.empty() ? scores[id] : std::min(worst, scores[id]);
+    table.sorted.push_back(static_cast<int32_t>(id));
+  }
+  table.unknown_score = worst - 10.0f;
+  table.scores = scores;
+  std::sort(table.sorted.begin(), table.sorted.end(),
+            [this](int32_t a, int32_t b) { return table.bytes[a] < table.bytes[b]; });
+}
+
+void Loader::load_prefix() {
+  table.bos = optional_id("tokenizer.ggml.bos_token_id");
+  if (table.bos >= 0) table.prefix = {table.bos};
+  if (file.find_value("rkllm.tokenizer.prefix_ids")) {
+    table.prefix.clear();
+    for (const int64_t id : file.get_ints("rkllm.tokenizer.prefix_ids")) {
+      if (id < 0 || id >= table.size()) {
+        fail(format("rkllm.tokenizer.prefix_ids has %lld, the vocabulary has %d tokens", static_cast<long long>(id),
+                    table.size()));
+      }
+      table.prefix.push_back(static_cast<int32_t>(id));
+    }
+  }
+  table.add_bos = table.add_bos && !table.prefix.empty();
 }
 
 // Whether some token holds a space behind something else ("a b").
@@ -288,18 +366,19 @@ void load(const Container& file, TokenTable* table) {
   loader.load_kinds();
   loader.load_texts();
   loader.load_added();
+  loader.load_whole();
+  loader.sort_added();
   loader.decode_texts();
   loader.index_texts();
-  if (table->model == Model::SCORE_BPE) {
-    loader.load_scores();
-  } else {
+  if (table->model == Model::BYTE_BPE || table->model == Model::RANK_BPE) {
     loader.load_merges();
+  } else {
+    loader.load_scores();
   }
-  table->bos = loader.optional_id("tokenizer.ggml.bos_token_id");
+  loader.load_prefix();
   table->unknown = loader.optional_id("tokenizer.ggml.unknown_token_id");
-  table->add_bos = table->add_bos && table->bos >= 0;
   table->words_end_at_spaces =
-      table->model != Model::BYTE_BPE && table->find(" ") >= 0 && !loader.joins_over_space();
+      !is_byte_level(table->model) && table->find(" ") >= 0 && !loader.joins_over_space();
 }
 
 }  // namespace rkllm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SentencePiece-style BPE: symbols are characters, those without a token fall back to byte tokens or the unknown token.
+// SentencePiece-style models: symbols are characters, those without a token fall back to byte tokens or the unknown one.
 #include "bpe.h"
 #include "unicode.h"
 
@@ -39,33 +39,9 @@ void encode_ranked(std::string_view word, Encoder* encoder) {
   merge_by_rank(encoder);
 }
 
-// Any two neighbours whose joined text is a token can merge.
-struct ScoredPairs {
-  const TokenTable& table;
-  std::string_view word;
-  std::vector<uint32_t>& starts;
-  std::vector<int32_t>& ends;
-
-  uint32_t key(uint32_t left, uint32_t right) const {
-    const size_t length = static_cast<size_t>(ends[right]) - starts[left];
-    if (length > table.longest) return kNoPair;
-    const int32_t id = table.find(word.substr(starts[left], length));
-    return id < 0 ? kNoPair : table.order[id];
-  }
-  void join(uint32_t left, uint32_t right, uint32_t) const { ends[left] = ends[right]; }
-};
-
-void encode_scored(std::string_view word, Encoder* encoder) {
+// Append the pieces of a word that remain, those without a token as their bytes or as one unknown token for a run.
+void append_pieces(std::string_view word, Encoder* encoder) {
   const TokenTable& table = encoder->table;
-  encoder->starts.clear();
-  encoder->symbols.clear();
-  for (size_t pos = 0; pos < word.size();) {
-    encoder->starts.push_back(static_cast<uint32_t>(pos));
-    pos += utf8_length(word[pos]);
-    encoder->symbols.push_back(static_cast<int32_t>(pos));
-  }
-  ScoredPairs pairs{table, word, encoder->starts, encoder->symbols};
-  merge(static_cast<uint32_t>(encoder->starts.size()), &pairs, &encoder->scratch);
   bool unknown_before = false;
   for (const uint32_t symbol : encoder->scratch.next) {
     const size_t start = encoder->starts[symbol];
@@ -78,9 +54,27 @@ void encode_scored(std::string_view word, Encoder* encoder) {
   }
 }
 
+void encode_scored(std::string_view word, Encoder* encoder) {
+  encoder->starts.clear();
+  encoder->symbols.clear();
+  for (size_t pos = 0; pos < word.size();) {
+    encoder->starts.push_back(static_cast<uint32_t>(pos));
+    pos += utf8_length(word[pos]);
+    encoder->symbols.push_back(static_cast<int32_t>(pos));
+  }
+  merge_by_score(word, encoder);
+  append_pieces(word, encoder);
+}
+
+void encode_unigram(std::string_view text, Encoder* encoder) {
+  cut_unigram(text, encoder);
+  append_pieces(text, encoder);
+}
+
 }  // namespace
 
 void encode_marked(std::string_view text, Encoder* encoder) {
+  if (encoder->table.model == Model::UNIGRAM) return encode_unigram(text, encoder);
   const auto encode_word = encoder->table.model == Model::SCORE_BPE ? encode_scored : encode_ranked;
   if (!encoder->table.words_end_at_spaces) return encode_word(text, encoder);
   while (!text.empty()) {

@@ -14,10 +14,13 @@
 namespace rkllm {
 
 enum class Model : uint8_t {
-  BYTE_BPE,   // words of bytes, merged by rank
-  RANK_BPE,   // characters with byte fallback, merged by rank; a space mark (U+2581) stands for a space
-  SCORE_BPE,  // the same, merged by the score of the result
+  BYTE_BPE,        // words of bytes, merged by rank
+  BYTE_SCORE_BPE,  // the same, merged by the score of the result
+  RANK_BPE,        // characters with byte fallback, merged by rank; a space mark (U+2581) stands for a space
+  SCORE_BPE,       // the same, merged by the score of the result
+  UNIGRAM,         // the same characters, cut into the tokens whose scores have the greatest sum
 };
+inline bool is_byte_level(Model model) { return model <= Model::BYTE_SCORE_BPE; }
 enum class Normalizer : uint8_t {
   NONE,
   NFC,
@@ -67,9 +70,12 @@ struct TokenTable {
   bool ignore_merges = false;        // a word that is a token is that token, whatever the merges say
   bool fuse_unknown = false;         // neighbouring unknown characters are one unknown token
   bool strip_space = false;          // decoding takes one leading space off
+  bool space_special = false;        // decoding puts a space before special tokens
+  bool clean_up = false;             // decoding takes spaces before punctuation off
   bool add_bos = false;
   bool words_end_at_spaces = false;  // no token reaches over the boundary before a space: texts can be cut there
   int32_t bos = -1;
+  std::vector<int32_t> prefix;       // what a prompt begins with; bos where the file names nothing else
   int32_t unknown = -1;
 
   // By id. Space marks are spaces in bytes, and so they are while encoding.
@@ -84,10 +90,15 @@ struct TokenTable {
 
   MergeIndex merges;
   std::vector<int32_t> merged;        // by rank: the token that the pair becomes
-  std::vector<uint32_t> order;        // SCORE_BPE, by id: a smaller number merges earlier
+  std::vector<uint32_t> order;        // models by score, by id: a smaller number merges earlier
+
+  std::vector<float> scores;          // UNIGRAM, by id
+  std::vector<int32_t> sorted;        // UNIGRAM: the model's own tokens by their bytes
+  float unknown_score = 0;            // UNIGRAM: of a character without a token
 
   AddedSet added;                     // looked for in the text as it is
   AddedSet added_normalized;          // looked for in the normalized text
+  AddedSet whole;                     // SCORE_BPE: user-defined tokens, cut out of that; nothing merges with them
 
   TokenTable() = default;
   TokenTable(const TokenTable&) = delete;  // the views would point into the other one

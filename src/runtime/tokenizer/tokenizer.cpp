@@ -16,8 +16,15 @@ constexpr size_t kMaxText = size_t{1} << 31;  // positions are 32 bits wide
 
 // Encode normalized text without added tokens.
 void encode_plain(std::string_view text, Encoder* encoder) {
-  if (encoder->table.model != Model::BYTE_BPE) return encode_marked(text, encoder);
-  WordSplitter words(encoder->table.split, text);
+  const TokenTable& table = encoder->table;
+  if (!is_byte_level(table.model) && table.whole.empty()) return encode_marked(text, encoder);
+  if (!is_byte_level(table.model)) {
+    std::vector<Part> parts;
+    table.whole.split(text, true, true, &parts);
+    for (const Part& part : parts) part.id < 0 ? encode_marked(part.text, encoder) : encoder->out->push_back(part.id);
+    return;
+  }
+  WordSplitter words(table.split, text);
   for (std::string_view word = words.next(); !word.empty(); word = words.next()) encode_bytes(word, encoder);
 }
 
@@ -64,6 +71,7 @@ Tokenizer::Tokenizer(const Container& file) {
 int32_t Tokenizer::vocab_size() const { return table_->size(); }
 int32_t Tokenizer::bos_id() const { return table_->bos; }
 bool Tokenizer::add_bos() const { return table_->add_bos; }
+const std::vector<int32_t>& Tokenizer::prefix() const { return table_->prefix; }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special) const {
   std::string repaired;
@@ -91,14 +99,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
 
 int32_t Tokenizer::id_of(std::string_view token_text) const {
   const TokenTable& table = *table_;
-  for (const AddedSet* set : {&table.added, &table.added_normalized}) {
+  for (const AddedSet* set : {&table.added, &table.added_normalized, &table.whole}) {
     for (const AddedToken& token : set->tokens()) {
       if (token.spelling == token_text) return token.id;
     }
   }
   if (!valid_utf8(token_text)) return -1;
   std::string bytes;
-  if (table.model == Model::BYTE_BPE) {
+  if (is_byte_level(table.model)) {
     if (append_unmapped(token_text, &bytes)) return table.find(bytes);
     for (const int32_t id : table.unindexed) {
       if (table.bytes[id] == token_text) return id;

@@ -25,7 +25,8 @@ class Tokenizer {
 
   int32_t vocab_size() const;
   int32_t bos_id() const;  // -1: none
-  bool add_bos() const;    // a prompt starts with bos_id()
+  bool add_bos() const;    // a prompt starts with prefix()
+  const std::vector<int32_t>& prefix() const;  // bos_id() or, for some models, several ids; may be empty
 
   // Turn text into ids; nothing is added. Invalid UTF-8 is read as U+FFFD. With parse_special, special tokens that are
   // spelled out in the text become their ids; without, they are text like any other.
