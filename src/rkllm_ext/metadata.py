@@ -17,6 +17,15 @@ from .writer import Key
 CONTAINER_VERSION = 1
 # Special tokens that end a turn or a text in every model that has them. GGUF files name only one or two of theirs.
 _END_TEXTS = ("<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
+# The prompt format of tokenizer classes that have it in their code and not in a file.
+_CLASS_TEMPLATES = {
+    "QWenTokenizer": (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>{{ '\n' }}"
+        "{% endif %}"
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}<|im_end|>"
+        "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+}
 _CONTROL = 3  # tokenizer.ggml.token_type of a special token
 
 
@@ -37,6 +46,7 @@ def model_keys(
     tokenizer = tokenizer_keys(checkpoint)
     _check_vocabulary(tokenizer, spec.size("vocab_size"))
     end = [value for key, _, value in tokenizer if key == "tokenizer.ggml.eos_token_id"]
+    end += _ends_of_template(tokenizer, template)
     return [
         ("general.architecture", "string", "rkllm"),
         ("general.type", "string", "model"),
@@ -75,7 +85,7 @@ def chat_template(checkpoint: Checkpoint) -> str:
         text = _template_text(_side_file(checkpoint, name).get("chat_template"))
         if text:
             return text
-    return ""
+    return _CLASS_TEMPLATES.get(str(_side_file(checkpoint, "tokenizer_config.json").get("tokenizer_class")), "")
 
 
 def end_tokens(checkpoint: Checkpoint, vocab_size: int, of_tokenizer: Sequence[int] = ()) -> list[int]:
@@ -111,6 +121,13 @@ def _check_vocabulary(tokenizer: Iterable[Key], vocab_size: int) -> None:
 def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any]) -> list[int]:
     pairs = enumerate(zip(tokens, types))
     return [index for index, (text, kind) in pairs if kind == _CONTROL and text in _END_TEXTS]
+
+
+def _ends_of_template(tokenizer: Iterable[Key], template: str) -> list[int]:
+    # What a template puts behind each turn the model writes there, too, whether a configuration says so or not.
+    rows = {key: value for key, _, value in tokenizer}
+    tokens = [text if text in template else "" for text in rows["tokenizer.ggml.tokens"]] if template else []
+    return _ends_by_text(tokens, rows["tokenizer.ggml.token_type"])
 
 
 def _template_text(value: Any) -> str:

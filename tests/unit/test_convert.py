@@ -120,6 +120,31 @@ def test_keys_say_what_the_model_is_and_where_it_came_from(tiny_llama: Path, tmp
     assert np.array_equal(weights["rope_inv_freq.weight"][:2], np.float32([1, 1 / np.float32(10000 ** (2 / 16))]))
 
 
+@pytest.mark.parametrize(("template", "expected"), [("{{ messages }}<|im_end|>", [0, 2]), ("{{ messages }}", [0])])
+def test_the_end_of_turn_that_a_template_writes_is_an_end_token(
+    copy: Path, tmp_path: Path, template: str, expected: list[int]
+) -> None:
+    (copy / "generation_config.json").write_text("{}")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "eos_token_id": 0}))
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config.update(eos_token="<|endoftext|>", chat_template=template)
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    convert(copy, tmp_path / "m.rkllm", "w8a8")
+    assert list(contents(tmp_path / "m.rkllm")[0]["rkllm.end_tokens"]) == expected
+
+
+def test_the_class_of_qwen_brings_its_prompt_format(copy: Path, tmp_path: Path) -> None:
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    first = "{% if messages[0]['role'] != 'system' %}<|im_start|>system"
+    for kind, begins in (("QWenTokenizer", first), ("GPT2Tokenizer", None)):
+        (copy / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": kind}))
+        convert(copy, tmp_path / "m.rkllm", "w8a8")
+        template = contents(tmp_path / "m.rkllm")[0].get("tokenizer.chat_template")
+        assert template is None if begins is None else template.startswith(begins)
+
+
 def test_end_tokens_come_from_all_places_that_name_them(copy: Path, tmp_path: Path) -> None:
     (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 0]}))
     config = json.loads((copy / "config.json").read_text())
