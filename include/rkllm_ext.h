@@ -135,6 +135,10 @@ RKLLM_API int rkllm_ext_perf(LLMHandle handle, RKLLMExtPerf* perf);
 RKLLM_API int rkllm_ext_logits(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity,
                                size_t* n_tokens);
 
+/* The same for the final hidden states behind the last norm, [n_tokens, dim] float32. */
+RKLLM_API int rkllm_ext_hidden_states(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity,
+                                      size_t* n_tokens);
+
 /* ---- tokens ----------------------------------------------------------------------------------------------------- */
 
 /* The tokenizer of a .rkllm file (a model's, or one written alone). Opaque; used from any number of threads. */

@@ -31,6 +31,9 @@ def _close_all():
 atexit.register(_close_all)
 
 
+ctypedef int (*compute_rows)(LLMHandle, const RKLLMInput*, float*, size_t, size_t*) noexcept nogil
+
+
 cdef class BaseHandle:
     cdef LLMHandle llm
     cdef Job active      # the run that the library is on, or one whose end nobody has noticed yet
@@ -237,6 +240,15 @@ cdef class BaseHandle:
     def logits(self, given, options):
         """Return the logits of every position of an input, float32 [n, vocab_size]."""
         need(<void*>ext_logits, "logits()")
+        return self.rows(ext_logits, "rkllm_ext_logits", "vocab_size", given, options)
+
+    def hidden_states(self, given, options):
+        """Return the final hidden state of every position of an input, float32 [n, dim]."""
+        need(<void*>ext_hidden_states, "hidden_states()")
+        return self.rows(ext_hidden_states, "rkllm_ext_hidden_states", "dim", given, options)
+
+    cdef object rows(self, compute_rows compute, str call, str width, object given, object options):
+        # A row of floats for every position of an input; `width` is the fact about the model that says how long.
         cdef Job job
         cdef Buffer out
         cdef size_t n = 0
@@ -250,14 +262,14 @@ cdef class BaseHandle:
             self.apply(options)
             llm = self.llm
             with nogil:
-                code = ext_logits(llm, &job.given, NULL, 0, &n)
-            check(code, llm, "rkllm_ext_logits")
-            array = new_array((n, self.info()["vocab_size"]), "float32")
+                code = compute(llm, &job.given, NULL, 0, &n)
+            check(code, llm, call)
+            array = new_array((n, self.info()[width]), "float32")
             out = writable(array)
             capacity = out.view.len // 4
             with nogil:
-                code = ext_logits(llm, &job.given, <float*>out.view.buf, capacity, &n)
-            check(code, llm, "rkllm_ext_logits")
+                code = compute(llm, &job.given, <float*>out.view.buf, capacity, &n)
+            check(code, llm, call)
             return array
         finally:
             self.leave()

@@ -21,7 +21,7 @@
   X(rkllm_ext_tokenizer_close) X(rkllm_ext_tokenizer) X(rkllm_ext_tokenize) X(rkllm_ext_detokenize)                   \
   X(rkllm_ext_vocab_size) X(rkllm_ext_token_id) X(rkllm_ext_packed_size) X(rkllm_ext_pack) X(rkllm_ext_unpack)        \
   X(rkllm_ext_checksum) X(rkllm_ext_matmul) X(rkllm_ext_gguf_open) X(rkllm_ext_gguf_close) X(rkllm_ext_gguf_value)    \
-  X(rkllm_ext_gguf_tensor)
+  X(rkllm_ext_gguf_tensor) X(rkllm_ext_hidden_states)
 
 /* One pointer of the declared type for each function. */
 #define RKLLM_EXT_POINTER(name) __typeof__(&name) name;

@@ -177,6 +177,8 @@ cdef extern from "_library.h" nogil:
     int ext_perf "library.rkllm_ext_perf"(LLMHandle handle, RKLLMExtPerf* perf)
     int ext_logits "library.rkllm_ext_logits"(LLMHandle handle, const RKLLMInput* given, float* out, size_t capacity,
                                               size_t* n_tokens)
+    int ext_hidden_states "library.rkllm_ext_hidden_states"(LLMHandle handle, const RKLLMInput* given, float* out,
+                                                            size_t capacity, size_t* n_tokens)
     int ext_tokenizer_open "library.rkllm_ext_tokenizer_open"(const char* path, RKLLMExtTokenizer** tokenizer)
     void ext_tokenizer_close "library.rkllm_ext_tokenizer_close"(RKLLMExtTokenizer* tokenizer)
     RKLLMExtTokenizer* ext_tokenizer "library.rkllm_ext_tokenizer"(LLMHandle handle)

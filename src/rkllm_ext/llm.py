@@ -250,6 +250,10 @@ class LLM:
         """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""
         return self._handle.logits(x, {"add_bos": "auto"})
 
+    def hidden_states(self, x: Input) -> NDArray[np.float32]:
+        """Return the final hidden states, behind the last norm, float32 [n, dim]. Input and errors as `generate`."""
+        return self._handle.hidden_states(x, {"add_bos": "auto"})
+
     # ---- adapters and prompt states ---------------------------------------------------------------------------------
 
     def load_lora(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:

@@ -71,8 +71,7 @@ std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback cal
 void check_infer_params(const RKLLMInferParam* params) {
   if (!params) return;
   const int mode = number_of(params->mode);
-  if (mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) not_here("the mode RKLLM_INFER_GET_LAST_HIDDEN_LAYER is");
-  if (mode != RKLLM_INFER_GENERATE)
+  if (mode != RKLLM_INFER_GENERATE && mode != RKLLM_INFER_GET_LAST_HIDDEN_LAYER)
     throw Error(ErrorCode::INVALID_ARGUMENT, format("mode is %d, but there are 0 and 1", mode));
   if (params->lora_params) not_here("running with a LoRA adapter is");
   if (params->prompt_cache_params && params->prompt_cache_params->save_prompt_cache) not_here("saving a prompt cache is");
@@ -83,6 +82,7 @@ int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* para
   need(input, "rkllm_input is NULL");
   check_infer_params(params);
   RunInput run_input = read_input(*input);
+  if (params) run_input.mode = RKLLMInferMode(number_of(params->mode));
   auto occupied = std::make_unique<Occupied>(*use);
   if (!async) return run(*use, *occupied, run_input, userdata);
   try {

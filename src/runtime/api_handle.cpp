@@ -84,6 +84,29 @@ void set_option(Runtime& runtime, const char* name, const char* value) {
   throw Error(ErrorCode::INVALID_ARGUMENT, std::string("the option '") + name + "' does not exist; there are " + names);
 }
 
+// Say how many positions an input has, and with out given compute a row of `width` floats for each.
+template <class Compute>
+void fill_rows(Runtime& runtime, const RKLLMInput* input, size_t width, float* out, size_t capacity, size_t* n_tokens,
+               const Compute& compute) {
+  need(input && n_tokens, "input and n_tokens must be given");
+  const Occupied occupied(runtime);
+  const RunInput run_input = read_input(*input);
+  std::vector<int32_t> ids;
+  SequenceInput sequence = run_input.sequence;
+  if (run_input.type == RKLLM_INPUT_PROMPT) {
+    ids = prompt_ids(runtime, run_input.prompt);
+    sequence = {ids.data(), nullptr, int64_t(ids.size())};
+  }
+  *n_tokens = size_t(sequence.n);
+  if (!out) return;
+  const size_t needed = size_t(sequence.n) * width;
+  if (capacity < needed)
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                rkllm::format("the results for %lld tokens are %zu floats, but capacity is %zu",
+                              static_cast<long long>(sequence.n), needed, capacity));
+  compute(sequence);
+}
+
 }  // namespace
 
 extern "C" {
@@ -140,23 +163,15 @@ RKLLMExtTokenizer* rkllm_ext_tokenizer(LLMHandle handle) {
 
 int rkllm_ext_logits(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity, size_t* n_tokens) {
   return guard_handle(handle, [&](Runtime& runtime) {
-    need(input && n_tokens, "input and n_tokens must be given");
-    const Occupied occupied(runtime);
-    const RunInput run_input = read_input(*input);
-    std::vector<int32_t> ids;
-    SequenceInput sequence = run_input.sequence;
-    if (run_input.type == RKLLM_INPUT_PROMPT) {
-      ids = prompt_ids(runtime, run_input.prompt);
-      sequence = {ids.data(), nullptr, int64_t(ids.size())};
-    }
-    *n_tokens = size_t(sequence.n);
-    if (!out) return;
-    const size_t needed = size_t(sequence.n) * runtime.model->spec.vocab_size;
-    if (capacity < needed)
-      throw Error(ErrorCode::INVALID_ARGUMENT,
-                  rkllm::format("the logits of %lld tokens are %zu floats, but capacity is %zu",
-                                static_cast<long long>(sequence.n), needed, capacity));
-    runtime.session->logits(sequence, out);
+    const auto compute = [&](const SequenceInput& sequence) { runtime.session->logits(sequence, out); };
+    fill_rows(runtime, input, runtime.model->spec.vocab_size, out, capacity, n_tokens, compute);
+  });
+}
+
+int rkllm_ext_hidden_states(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity, size_t* n_tokens) {
+  return guard_handle(handle, [&](Runtime& runtime) {
+    const auto compute = [&](const SequenceInput& sequence) { runtime.session->hidden_states(sequence, out); };
+    fill_rows(runtime, input, runtime.model->spec.dim, out, capacity, n_tokens, compute);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <random>
 
 #include "api.h"
@@ -97,6 +98,12 @@ class Delivery {
     send(text, text.empty() && decoder_.pending() ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
   }
 
+  // states: [n, dim]
+  void hidden_states(const float* states, int64_t n) {
+    RKLLMResult result = {"", -1, {states, int(runtime_.model->spec.dim), int(n)}};
+    runtime_.callback(&result, userdata_, RKLLM_RUN_GET_LAST_HIDDEN_LAYER);
+  }
+
   void end(LLMCallState state) { send(decoder_.finish(), state); }
 
  private:
@@ -117,6 +124,16 @@ uint64_t choose_seed(const Runtime& runtime) {
   return uint64_t(device()) << 32 | device();
 }
 
+void produce_hidden_states(Runtime& runtime, const SequenceInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
+  const auto start = std::chrono::steady_clock::now();
+  Buffer<float> states(input.n * int64_t(runtime.model->spec.dim));
+  runtime.session->hidden_states(input, states.data());
+  perf.prefill_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  perf.prefill_tokens = int32_t(input.n);
+  perf.finish = RKLLM_EXT_FINISH_STOP;
+  delivery.hidden_states(states.data(), input.n);
+}
+
 // Compute and deliver everything but the end. Throws Error.
 void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
   std::vector<int32_t> ids;
@@ -128,6 +145,10 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
   } else {
     perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
                                                     : static_cast<const void*>(input.sequence.embed);
+  }
+  if (input.mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) {
+    produce_hidden_states(runtime, input.sequence, delivery, perf);
+    return;
   }
   Generation settings = runtime.generation;
   settings.seed = perf.seed = choose_seed(runtime);

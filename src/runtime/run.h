@@ -14,6 +14,7 @@ struct RunInput {
   RKLLMInputType type = RKLLM_INPUT_PROMPT;
   std::string prompt;
   SequenceInput sequence;
+  RKLLMInferMode mode = RKLLM_INFER_GENERATE;
 };
 
 // Throws Error(INVALID_ARGUMENT / UNSUPPORTED_MODEL).

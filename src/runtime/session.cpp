@@ -158,4 +158,14 @@ void Session::logits(const SequenceInput& input, float* out) {
   if (!done) throw Error(ErrorCode::ABORTED, "the run was aborted");
 }
 
+void Session::hidden_states(const SequenceInput& input, float* out) {
+  check(input);
+  const int64_t dim = model_->spec.dim, stride = workspace_->dim_stride;
+  const bool done = prefill(input, 0, int(input.n), [&](int64_t first, int n) {
+    for (int i = 0; i < n; i++)
+      memcpy(out + (first + i) * dim, &workspace_->normed[i * stride], size_t(dim) * sizeof(float));
+  });
+  if (!done) throw Error(ErrorCode::ABORTED, "the run was aborted");
+}
+
 }  // namespace rkllm

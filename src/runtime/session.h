@@ -51,7 +51,7 @@ class Session {
   void set_threads(int n_threads);
   void set_prefill_chunk(int rows);
 
-  // From any thread, also a signal handler: the active generate or logits call ends within one pass.
+  // From any thread, also a signal handler: the active call ends within one pass.
   void request_abort() {
     int none = kNoAbort;
     abort_.compare_exchange_strong(none, kAbort);
@@ -70,6 +70,9 @@ class Session {
 
   // out = [input.n, vocab_size]. Throws Error(ABORTED) when aborted.
   void logits(const SequenceInput& input, float* out);
+
+  // out = [input.n, dim], the final hidden states behind the last norm. Throws Error(ABORTED) when aborted.
+  void hidden_states(const SequenceInput& input, float* out);
 
  private:
   void check(const SequenceInput& input) const;

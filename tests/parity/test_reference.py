@@ -42,6 +42,14 @@ def test_logits_are_those_of_the_genuine_code(reference: Any) -> None:
         assert np.abs(logits - data[f"logits_{i}"]).max() < MEASURED, f"sequence {i}"
 
 
+def test_hidden_states_are_those_of_the_genuine_code(reference: Any) -> None:
+    folder, llm = reference
+    data = expected(folder)
+    hidden = llm.hidden_states(data["ids_2"].astype(np.int32))
+    assert hidden.shape == data["hidden_2"].shape
+    assert np.abs(hidden - data["hidden_2"]).max() < MEASURED
+
+
 def test_greedy_tokens_are_those_of_the_genuine_code(reference: Any) -> None:
     folder, llm = reference
     data = expected(folder)
