@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 from rkllm_ext import _rkllm
@@ -35,9 +34,6 @@ REFERENCES = [
     "minicpm3-longext",
 ]
 
-#: Those whose tokenizer is not supported yet. Their weights are converted beside tokens that are only numbers.
-NUMBERED = ["internlm2", "gemma", "gemma2", "chatglm3", "qwen"]
-
 #: Formats that can be asked for by name.
 FORMATS = [format.name for format in _rkllm.formats() if format.offered]
 
@@ -51,27 +47,5 @@ class Converter:
     def __call__(self, source: Path, quantized_dtype: str) -> Path:
         out = self.folder / f"{source.name}-{quantized_dtype}.rkllm"
         if not out.exists():
-            convert(self._numbered(source) if source.name in NUMBERED else source, out, quantized_dtype)
+            convert(source, out, quantized_dtype)
         return out
-
-    def _numbered(self, source: Path) -> Path:
-        # The same checkpoint with a tokenizer.json in which token 17 is the text <17>.
-        folder = self.folder / source.name
-        if not folder.exists():
-            folder.mkdir()
-            for path in [source / "config.json", *source.glob("*.safetensors")]:
-                (folder / path.name).symlink_to(path)
-            config = json.loads((source / "config.json").read_text())
-            size = config.get("vocab_size") or config["padded_vocab_size"]
-            tokens = {
-                "model": {"type": "BPE", "vocab": {f"<{i}>": i for i in range(size)}, "merges": []},
-                "pre_tokenizer": {
-                    "type": "ByteLevel",
-                    "add_prefix_space": False,
-                    "trim_offsets": True,
-                    "use_regex": True,
-                },
-                "decoder": {"type": "ByteLevel"},
-            }
-            (folder / "tokenizer.json").write_text(json.dumps(tokens))
-        return folder
