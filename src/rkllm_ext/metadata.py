@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import _rkllm
-from .arch import ModelSpec
+from .arch import ModelSpec, find_family
 from .errors import ModelFileError
 from .readers import Checkpoint
 from .readers.json_file import read_object
@@ -55,6 +55,7 @@ def model_keys(
         ("rkllm.required", "[string]", []),
         ("rkllm.producer", "string", f"rkllm_ext {_rkllm.version()}"),
         ("rkllm.source", "string", fingerprint),
+        ("rkllm.family", "string", find_family(checkpoint.config, checkpoint.kind).name),
         ("rkllm.format", "string", format),
         ("rkllm.algorithm", "string", algorithm),
         ("rkllm.platform", "string", platform),

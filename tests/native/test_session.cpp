@@ -244,13 +244,58 @@ void wrong_calls_start_nothing() {
   CHECK(run(model.handle, none, unknown) != 0);
   params.mode = RKLLMInferMode(7);
   CHECK(rkllm_run(model.handle, &input, &params, &none) != 0);
-  params.mode = RKLLM_INFER_GET_LAST_HIDDEN_LAYER;
-  CHECK(rkllm_run(model.handle, &input, &params, &none) != 0);
-  CHECK(check::contains(rkllm_ext_last_error(model.handle), "not supported"));
   CHECK(none.nothing_came());
   Record plain;
   CHECK(rkllm_run(model.handle, &input, nullptr, &plain) == 0);  // no settings: the usual ones
   CHECK(plain.tokens() == alone);
+}
+
+// The callbacks of a run that asks for hidden states: one with them, then one FINISH.
+struct HiddenRecord {
+  std::vector<float> states;
+  int width = 0, positions = 0, ends = 0;
+};
+
+void record_hidden(RKLLMResult* result, void* userdata, LLMCallState state) {
+  auto& seen = *static_cast<HiddenRecord*>(userdata);
+  CHECK(result && result->text && seen.ends == 0);
+  if (state == RKLLM_RUN_GET_LAST_HIDDEN_LAYER) {
+    const RKLLMResultLastHiddenLayer& layer = result->last_hidden_layer;
+    CHECK(seen.states.empty());
+    seen.width = layer.embd_size;
+    seen.positions = layer.num_tokens;
+    seen.states.assign(layer.hidden_states, layer.hidden_states + size_t(layer.embd_size) * size_t(layer.num_tokens));
+  } else {
+    CHECK(state == RKLLM_RUN_FINISH || state == RKLLM_RUN_ERROR);
+    seen.ends += state == RKLLM_RUN_FINISH;
+  }
+}
+
+void hidden_states_come_in_one_callback() {
+  const std::string path = model_path("fp32");
+  RKLLMParam param = rkllm_createDefaultParam();
+  param.model_path = path.c_str();
+  LLMHandle handle = nullptr;
+  CHECK(rkllm_init(&handle, &param, record_hidden) == 0);
+  std::vector<int32_t> ids(70);
+  for (size_t i = 0; i < ids.size(); i++) ids[i] = int32_t(i * 37 % 300);
+  RKLLMInput input = token_input(ids.data(), ids.size());
+  RKLLMInferParam params = {};
+  params.mode = RKLLM_INFER_GET_LAST_HIDDEN_LAYER;
+  HiddenRecord seen;
+  CHECK(rkllm_run(handle, &input, &params, &seen) == 0);
+  CHECK(seen.ends == 1 && seen.width == 64 && seen.positions == 70);
+  size_t n = 0;
+  CHECK(rkllm_ext_hidden_states(handle, &input, nullptr, 0, &n) == 0 && n == 70);
+  std::vector<float> again(70 * 64);
+  CHECK(rkllm_ext_hidden_states(handle, &input, again.data(), again.size() - 1, &n) != 0);
+  CHECK(rkllm_ext_hidden_states(handle, &input, again.data(), again.size(), &n) == 0);
+  CHECK(seen.states == again);
+  ids[3] = 300;  // outside the vocabulary: no states, an error
+  HiddenRecord failed;
+  CHECK(rkllm_run(handle, &input, &params, &failed) != 0);
+  CHECK(failed.states.empty() && failed.ends == 0);
+  CHECK(rkllm_destroy(handle) == 0);
 }
 
 std::atomic<int> unnamed_ends{0};
@@ -291,6 +336,7 @@ int main() {
   one_handle_shared_by_threads_runs_one_of_them_at_a_time();
   bad_inputs_end_in_an_error();
   wrong_calls_start_nothing();
+  hidden_states_come_in_one_callback();
   userdata_may_be_null();
   return check::result();
 }

@@ -37,7 +37,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             "name": values.get("general.name"),
             **{
                 key: values.get(f"rkllm.{key}")
-                for key in ("version", "producer", "source", "format", "algorithm", "platform")
+                for key in ("version", "family", "producer", "source", "format", "algorithm", "platform")
             },
             "spec": {key[11:]: value for key, value in values.items() if key.startswith("rkllm.spec.")},
             "tensors": _groups(file),
@@ -85,6 +85,7 @@ def _text(facts: dict[str, Any]) -> str:
     rows = [
         ("file", f"{facts['path']}, {facts['file_bytes'] / 1e6:.1f} MB, version {facts['version']}"),
         ("name", facts["name"] or "-"),
+        ("family", facts["family"] or "-"),
         ("made by", f"{facts['producer']}, {facts['algorithm']}, for {facts['platform']}"),
         ("source", f"SHA-256 {facts['source']}"),
         ("format", facts["format"]),
