@@ -306,7 +306,8 @@ def write_gguf(made: Made, name: str, out: Path) -> None:
 
 @pytest.mark.parametrize("name", GGUF_KEYS)
 def test_a_gguf_file_gives_the_same_bits(name: str, tmp_path: Path) -> None:
-    made = Made(name, tmp_path)
+    said = {"query_pre_attn_scalar": 32} if name == "gemma3" else {}  # such files do not: it is the width of a head
+    made = Made(name, tmp_path, **said)
     write_gguf(made, name, tmp_path / "model.gguf")
     rkllm_ext.convert(tmp_path / "model.gguf", tmp_path / "from_gguf.rkllm", "fp32")
     assert np.array_equal(*(engine_logits(path) for path in (made.path, tmp_path / "from_gguf.rkllm")))
