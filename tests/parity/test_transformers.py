@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -135,10 +136,10 @@ def numbers_as_tokens() -> dict[str, Any]:
 class Made:
     """A random checkpoint: the model of `transformers`, its folder, and the `.rkllm` file converted from it."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, **changes: Any) -> None:
         kind, particular = MODELS[name]
         torch.manual_seed(len(name))
-        config = getattr(transformers, kind)(**{**SIZES, **particular})
+        config = getattr(transformers, kind)(**{**SIZES, **particular, **changes})
         config._attn_implementation = "eager"
         self.model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         with torch.no_grad():
@@ -165,6 +166,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def some_ids(n: int) -> np.ndarray:
     return np.random.default_rng(6).integers(2, VOCAB, n).astype(np.int32)
+
+
+def engine_logits(path: Path) -> np.ndarray:
+    with rkllm_ext.LLM(path, max_context_len=LENGTH) as llm:
+        return llm.logits(some_ids(LENGTH))
 
 
 def test_logits_are_those_of_transformers(made: Made) -> None:
@@ -218,8 +224,7 @@ def test_what_is_particular_in_a_model_counts(name: str, change: dict[str, Any],
     config = json.loads((made.folder / "config.json").read_text())
     (made.folder / "config.json").write_text(json.dumps({**config, **change}))
     rkllm_ext.convert(made.folder, tmp_path / "changed.rkllm", "fp32")
-    with rkllm_ext.LLM(tmp_path / "changed.rkllm", max_context_len=LENGTH) as llm:
-        assert np.abs(llm.logits(some_ids(LENGTH)) - made.logits(some_ids(LENGTH))).max() > 100 * MEASURED
+    assert np.abs(engine_logits(tmp_path / "changed.rkllm") - made.logits(some_ids(LENGTH))).max() > 100 * MEASURED
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -230,8 +235,97 @@ def test_configurations_as_published_give_the_same_bits(name: str, tmp_path: Pat
     config = {key: value for key, value in config.items() if key not in absent}
     (made.folder / "config.json").write_text(json.dumps({**config, **instead}))
     rkllm_ext.convert(made.folder, tmp_path / "published.rkllm", "fp32")
-    logits = []
-    for path in (made.path, tmp_path / "published.rkllm"):
-        with rkllm_ext.LLM(path, max_context_len=LENGTH) as llm:
-            logits.append(llm.logits(some_ids(LENGTH)))
-    assert np.array_equal(*logits)
+    assert np.array_equal(*(engine_logits(path) for path in (made.path, tmp_path / "published.rkllm")))
+
+
+#: Model -> key/values of a GGUF file beside those that all have.
+GGUF_KEYS: dict[str, dict[str, float]] = {
+    "qwen3": {"attention.key_length": 32, "rope.freq_base": 1000000.0},
+    "smollm3": {"rope.freq_base": 5000000.0, "rope.dimension_count": 16},
+    "gemma3": {"attention.key_length": 32, "attention.sliding_window": 40, "rope.freq_base": 1000000.0},
+}
+
+#: Names of layer tensors in GGUF files and in checkpoints.
+GGUF_LAYER = {
+    "attn_norm": "input_layernorm",
+    **{f"attn_{each}": f"self_attn.{each}_proj" for each in "qkv"},
+    **{f"attn_{each}_norm": f"self_attn.{each}_norm" for each in "qk"},
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    **{f"ffn_{each}": f"mlp.{each}_proj" for each in ("gate", "up", "down")},
+}
+GGUF_GEMMA = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+def write_gguf(made: Made, name: str, out: Path) -> None:
+    """Write the checkpoint as llama.cpp's converter lays it out."""
+    arch, config = name.partition("-")[0], made.model.config
+    stored = {key: value.detach().numpy() for key, value in made.model.state_dict().items()}
+    tensors = {
+        "token_embd.weight": stored["model.embed_tokens.weight"],
+        "output_norm.weight": stored["model.norm.weight"],
+    }
+    if not config.tie_word_embeddings:
+        tensors["output.weight"] = stored["lm_head.weight"]
+    layer = {**GGUF_LAYER, **GGUF_GEMMA} if arch == "gemma3" else GGUF_LAYER
+    for i in range(config.num_hidden_layers):
+        for part, hf in layer.items():
+            if f"model.layers.{i}.{hf}.weight" in stored:
+                tensors[f"blk.{i}.{part}.weight"] = stored[f"model.layers.{i}.{hf}.weight"]
+    writer = gguf.GGUFWriter(out, arch)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    for key, value in GGUF_KEYS[name].items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{arch}.{key}", value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(["a", "b", "ab", *(f"<{i}>" for i in range(3, VOCAB))])
+    writer.add_token_types([1] * VOCAB)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(1)
+    for key, weights in tensors.items():
+        if arch == "gemma3" and weights.ndim == 1:
+            weights = weights + np.float32(1)
+        if arch == "smollm3" and key.endswith(("attn_q.weight", "attn_k.weight")):  # rows of a head in rotary pairs
+            weights = weights.reshape(-1, 2, 8, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
+        writer.add_tensor(key, np.ascontiguousarray(weights))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("name", GGUF_KEYS)
+def test_a_gguf_file_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    said = {"query_pre_attn_scalar": 32} if name == "gemma3" else {}  # such files do not: it is the width of a head
+    made = Made(name, tmp_path, **said)
+    write_gguf(made, name, tmp_path / "model.gguf")
+    rkllm_ext.convert(tmp_path / "model.gguf", tmp_path / "from_gguf.rkllm", "fp32")
+    assert np.array_equal(*(engine_logits(path) for path in (made.path, tmp_path / "from_gguf.rkllm")))
+
+
+@pytest.mark.parametrize("original", [64, 512])
+def test_minicpm4_is_llama_with_longrope_and_scaled_weights(original: int, tmp_path: Path) -> None:
+    """`transformers` has no MiniCPM, but a LLaMA in which the three scalings are multiplied into the weights."""
+    rope = {**longrope(8, 10000.0), "original_max_position_embeddings": original}
+    made = Made("smollm2", tmp_path, tie_word_embeddings=False, rope_parameters=rope)
+    config = json.loads((made.folder / "config.json").read_text())
+    scales = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
+    (made.folder / "config.json").write_text(json.dumps({**config, **scales, "model_type": "minicpm"}))
+    rkllm_ext.convert(made.folder, tmp_path / "minicpm.rkllm", "fp32")
+    with torch.no_grad():
+        for name, weights in made.model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weights *= 1.4 / SIZES["num_hidden_layers"] ** 0.5
+        made.model.model.embed_tokens.weight *= 12
+        made.model.lm_head.weight *= 16 / SIZES["hidden_size"]
+    assert np.abs(engine_logits(tmp_path / "minicpm.rkllm") - made.logits(some_ids(LENGTH))).max() < MEASURED

@@ -533,6 +533,7 @@ def test_longrope_without_usable_parameters_is_refused(scaling: Any, original: A
         ("phi", {"qk_layernorm": True}, "qk_layernorm is True"),
         ("phi3", {"attention_bias": True}, "attention_bias is True"),
         ("minicpm", {"num_experts": 8}, "num_experts is 8"),
+        ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config is {'topk': 64}"),
         ("chatglm3", {"multi_query_attention": False}, "multi_query_attention is False"),
         ("chatglm3", {"rmsnorm": False}, "rmsnorm is False"),
         ("qwen", {"no_bias": False}, "no_bias is False"),

@@ -257,6 +257,9 @@ def test_random_ids_decode_as_sentencepiece_decodes_them(opened: Open, shared: P
 
 def test_qwen_gives_the_ids_of_tiktoken(opened: Open, shared: Path) -> None:
     library = pytest.importorskip("tiktoken")
+    # The runtime composes as the library `tokenizers` does, by Unicode 9.0; Qwen's own class does as Python does. They
+    # differ in the order of marks that are younger than 9.0: texts with those are left out.
+    older = pytest.importorskip("tokenizers").normalizers.NFC()
     data = (shared / "tokenizers" / "qwen1" / "qwen.tiktoken").read_bytes()
     ranks = {base64.b64decode(line.split()[0]): int(line.split()[1]) for line in data.splitlines()}
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205))]
@@ -268,8 +271,10 @@ def test_qwen_gives_the_ids_of_tiktoken(opened: Open, shared: Path) -> None:
     words = words_of((shared / "text" / "udhr-all-languages.txt").read_text("utf-8"))
     texts = [random_text(rng, names, words) for _ in range(1500)]
     texts += [path.read_text("utf-8")[:300_000] for path in sorted((shared / "text").glob("*.txt"))]
+    kept = [text for text in texts if unicodedata.normalize("NFC", text) == older.normalize_str(text)]
+    assert len(kept) > 0.99 * len(texts)
     with opened("qwen.tiktoken", data) as ours:
-        for text in texts:
+        for text in kept:
             composed = unicodedata.normalize("NFC", text)
             ids = oracle.encode(composed, allowed_special="all")
             assert ours.encode(text).tolist() == ids, ascii(text[:300])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MiniCPM: LLaMA with three scalings, of embeddings, of what each sub-layer adds, and of the logits."""
+"""MiniCPM, up to 4: LLaMA with three scalings, of embeddings, of what each sub-layer adds, and of the logits."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MINICPM = LLAMA.but(
         "logit_scale": Rule(("logit_scale",), lambda divisor: 1.0 / divisor),
     },
     hf_defaults={"scale_emb": 1, "scale_depth": 1, "dim_model_base": 1, "tie_word_embeddings": True},
-    hf_only={"num_experts": (None, 0)},
+    longrope_by_limit=True,
+    hf_only={"num_experts": (None, 0), "sparse_config": (None,)},
     tensors={"blk.{i}.ffn_gate.bias": None, "blk.{i}.ffn_up.bias": None, "blk.{i}.ffn_down.bias": None},
 )
