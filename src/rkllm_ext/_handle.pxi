@@ -324,6 +324,16 @@ cdef class BaseHandle:
         finally:
             self.leave()
 
+    def token_id(self, text):
+        """Return the id of a token's text, as `Tokenizer.token_id`."""
+        cdef bytes encoded = name_bytes(text, "text")
+        self.enter()
+        try:
+            found = ext_token_id(self.tokenizer(), encoded)
+            return None if found < 0 else found
+        finally:
+            self.leave()
+
     # ---- adapters and prompt states ---------------------------------------------------------------------------------
 
     def load_lora(self, path, name, scale=1.0):

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from ._rkllm import GGUFFile, Handle, Piece, is_extended
-from .errors import UnsupportedModelError
+from .errors import InvalidArgumentError, UnsupportedModelError
 from .options import Value, checked, checked_overrides
 from .results import Generation, Info, Perf
 from .stream import Stream
@@ -201,8 +202,8 @@ class LLM:
     def _start(self, x: Input, add_bos: str, overrides: Mapping[str, Any]) -> Stream:
         return self._handle.start(x, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}, Stream)
 
-    def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-        # The text of a conversation, and whether the library is to put the begin token before it.
+    def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Input, str]:
+        # The text or ids of a conversation, and whether the library is to put the begin token before it.
         if self._chat is None:
             from .chat import ChatTemplate
 
@@ -214,7 +215,23 @@ class LLM:
             self._chat = ChatTemplate(source, bos, eos), bos
         template, bos = self._chat
         prompt = template.render(messages, add_generation_prompt=True)
+        separator = self._handle.metadata("rkllm.chat.separator")
+        if separator:
+            return self._ids_of_pieces(prompt.split(separator)), "0"
         return prompt, "0" if bos and prompt.startswith(bos) else "auto"
+
+    def _ids_of_pieces(self, pieces: Sequence[str]) -> Input:
+        # For tokenizers that read no special token from a text: pieces are, by turns, text and a special token.
+        ids = self.tokenize("", add_bos=True).tolist()
+        for index, piece in enumerate(pieces):
+            if index % 2 == 0:
+                ids += self.tokenize(piece, parse_special=False).tolist()
+            elif piece:
+                special = self._handle.token_id(piece)
+                if special is None:
+                    raise InvalidArgumentError(f"the model knows no role {piece!r}")
+                ids.append(special)
+        return array("i", ids)
 
     def _token_text(self, file: GGUFFile, name: str) -> str:
         token = file.values.get(f"tokenizer.ggml.{name}_token_id")

@@ -25,7 +25,17 @@ _CLASS_TEMPLATES = {
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}<|im_end|>"
         "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
+    # ChatGLM3 reads no special token from a text, and encodes the line of a role apart from the message: the text is
+    # cut at the separator into pieces that are, by turns, text and a special token.
+    "ChatGLMTokenizer": (
+        "{% for message in messages %}{{ '\x1f<|' + message['role'] + '|>\x1f\n\x1f\x1f' }}"
+        "{{ message['content'] | replace('\x1f', '') }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\x1f<|assistant|>\x1f' }}{% endif %}"
+    ),
 }
+_CLASS_SEPARATORS = {"ChatGLMTokenizer": "\x1f"}
+# Roles whose turn ends the model's own.
+_CLASS_ENDS = {"ChatGLMTokenizer": ("<|user|>", "<|observation|>")}
 _CONTROL = 3  # tokenizer.ggml.token_type of a special token
 
 
@@ -47,6 +57,8 @@ def model_keys(
     _check_vocabulary(tokenizer, spec.size("vocab_size"))
     end = [value for key, _, value in tokenizer if key == "tokenizer.ggml.eos_token_id"]
     end += _ends_of_template(tokenizer, template)
+    end += _ends_by_text_of(tokenizer, _CLASS_ENDS.get(tokenizer_class(checkpoint), ()))
+    separator = _CLASS_SEPARATORS.get(tokenizer_class(checkpoint), "")
     return [
         ("general.architecture", "string", "rkllm"),
         ("general.type", "string", "model"),
@@ -62,6 +74,7 @@ def model_keys(
         *((f"rkllm.spec.{field}", kind, value) for kind, field, value in spec.rows(fields)),
         ("rkllm.end_tokens", "[u32]", end_tokens(checkpoint, spec.size("vocab_size"), end)),
         *([("tokenizer.chat_template", "string", template)] if template else []),
+        *([("rkllm.chat.separator", "string", separator)] if separator else []),
         *tokenizer,
     ]
 
@@ -86,7 +99,14 @@ def chat_template(checkpoint: Checkpoint) -> str:
         text = _template_text(_side_file(checkpoint, name).get("chat_template"))
         if text:
             return text
-    return _CLASS_TEMPLATES.get(str(_side_file(checkpoint, "tokenizer_config.json").get("tokenizer_class")), "")
+    return _CLASS_TEMPLATES.get(tokenizer_class(checkpoint), "")
+
+
+def tokenizer_class(checkpoint: Checkpoint) -> str:
+    """Return the name of the tokenizer's class in the genuine code, "" when the checkpoint does not say."""
+    if checkpoint.kind == "gguf":
+        return ""
+    return str(_side_file(checkpoint, "tokenizer_config.json").get("tokenizer_class", ""))
 
 
 def end_tokens(checkpoint: Checkpoint, vocab_size: int, of_tokenizer: Sequence[int] = ()) -> list[int]:
@@ -122,6 +142,11 @@ def _check_vocabulary(tokenizer: Iterable[Key], vocab_size: int) -> None:
 def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any]) -> list[int]:
     pairs = enumerate(zip(tokens, types))
     return [index for index, (text, kind) in pairs if kind == _CONTROL and text in _END_TEXTS]
+
+
+def _ends_by_text_of(tokenizer: Iterable[Key], texts: Sequence[str]) -> list[int]:
+    tokens = next(value for key, _, value in tokenizer if key == "tokenizer.ggml.tokens") if texts else []
+    return [index for index, text in enumerate(tokens) if text in texts]
 
 
 def _ends_of_template(tokenizer: Iterable[Key], template: str) -> list[int]:
