@@ -123,8 +123,8 @@ void check(const Container& file, const Spec& s) {
     refuse(file, "rope_local needs frequencies that do not depend on the length");
   if (s.qk_norms && s.logn_context) refuse(file, "qk_norms undo what logn_context does");
   if (s.qk_norms && s.head_dim % 16)  // kernels work on 16 floats at once, and heads lie side by side
-    throw Error(ErrorCode::UNSUPPORTED_MODEL,
-                format("%s: head_dim is %u, but norms of heads need a multiple of 16", file.path().c_str(), s.head_dim));
+    throw Error(ErrorCode::UNSUPPORTED_MODEL, format("%s: head_dim is %u, but norms of heads need a multiple of 16",
+                                                     file.path().c_str(), s.head_dim));
   const auto known = [&](const char* name, const std::string& value, const char* first, const char* second) {
     if (value != first && value != second)
       throw Error(ErrorCode::UNSUPPORTED_MODEL,
