@@ -117,7 +117,13 @@ int32_t Tokenizer::id_of(std::string_view token_text) const {
   const int byte = byte_of_token(token_text);
   if (byte >= 0 && table.byte_ids[byte] >= 0) return table.byte_ids[byte];
   append_unmarked(token_text, &bytes);
-  return table.find(bytes);
+  const int32_t found = table.find(bytes);
+  if (found >= 0) return found;
+  // Tokens that are never read from a text are in no index.
+  for (size_t id = 0; id < table.bytes.size(); ++id) {
+    if (table.bytes[id] == bytes && !(table.flags[id] & TokenTable::BYTE)) return static_cast<int32_t>(id);
+  }
+  return -1;
 }
 
 }  // namespace rkllm
