@@ -33,6 +33,15 @@ _CLASS_TEMPLATES = {
         "{% if add_generation_prompt %}{{ '\x1f<|assistant|>\x1f' }}{% endif %}"
     ),
 }
+# The prompt format that a family's makers document without a template.
+_FAMILY_TEMPLATES = {
+    "phi": (
+        "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'Instruct: ' + message['content'] + '\n' }}"
+        "{% elif message['role'] == 'assistant' %}{{ 'Output: ' + message['content'] + '\n' }}"
+        "{% else %}{{ message['content'] + '\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Output:' }}{% endif %}"
+    ),
+}
 _CLASS_SEPARATORS = {"ChatGLMTokenizer": "\x1f"}
 # Roles whose turn ends the model's own.
 _CLASS_ENDS = {"ChatGLMTokenizer": ("<|user|>", "<|observation|>")}
@@ -99,7 +108,8 @@ def chat_template(checkpoint: Checkpoint) -> str:
         text = _template_text(_side_file(checkpoint, name).get("chat_template"))
         if text:
             return text
-    return _CLASS_TEMPLATES.get(tokenizer_class(checkpoint), "")
+    family = find_family(checkpoint.config, checkpoint.kind).name
+    return _CLASS_TEMPLATES.get(tokenizer_class(checkpoint), _FAMILY_TEMPLATES.get(family, ""))
 
 
 def tokenizer_class(checkpoint: Checkpoint) -> str:

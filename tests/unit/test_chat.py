@@ -186,3 +186,11 @@ def test_a_conversation_of_chatglm3_is_the_ids_of_the_genuine_code(shared: Path,
         assert system is not None and system not in list(llm._prompt(hostile)[0])
         with pytest.raises(InvalidArgumentError, match=r"no role '<\|king\|>'"):
             llm.chat([{"role": "king", "content": "x"}])
+
+
+def test_phi_2_has_the_format_that_its_makers_document(shared: Path) -> None:
+    template = ChatTemplate(chat_template(open_checkpoint(shared / "reference" / "phi")))
+    said = [("user", "Hi"), ("assistant", "Yes?"), ("user", "Go")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    assert template.render(turns[:1]) == "Instruct: Hi\nOutput:"
+    assert template.render(turns) == "Instruct: Hi\nOutput: Yes?\nInstruct: Go\nOutput:"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, Callable
 
@@ -239,7 +240,7 @@ def test_a_million_random_texts(opened: Open, shared: Path, family: str) -> None
     oracle = genuine(folder)
     words = words_of((shared / "text" / "udhr-all-languages.txt").read_text("utf-8"), 100_000)
     with opened(folder) as ours:
-        check_random(ours, oracle, special_texts(oracle), words, 2, 200_000)
+        check_random(ours, oracle, special_texts(oracle), words, 2, 1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,8 @@ def test_a_million_random_texts(opened: Open, shared: Path, family: str) -> None
     ["tokenizers/llama2", "tokenizers/stories260K", "tokenizers/internlm2", "tokenizers/minicpm",
      "tokenizers/minicpm3", "tokenizers/chatglm3", "reference/llama-dynamic", "reference/gemma", "reference/internlm2"],
 )  # fmt: skip
-def test_sentencepiece_models_by_score(opened: Open, shared: Path, tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize("count", [500, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_sentencepiece_models_by_score(opened: Open, shared: Path, tmp_path: Path, folder: str, count: int) -> None:
     library = pytest.importorskip("sentencepiece")
     data = (shared / folder / "tokenizer.model").read_bytes()
     alone = tmp_path / "alone"
@@ -256,10 +258,10 @@ def test_sentencepiece_models_by_score(opened: Open, shared: Path, tmp_path: Pat
     oracle = library.SentencePieceProcessor(model_proto=data)
     words = words_of((shared / "text" / "udhr-all-languages.txt").read_text("utf-8"))
     rng = random.Random(3)
-    texts = [random_text(rng, ["<s>", "</s>", "<unk>"], words) for _ in range(500)]
-    texts += [(shared / "text" / name).read_text("utf-8")[:400_000] for name in TEXTS]
+    drawn = (random_text(rng, ["<s>", "</s>", "<unk>"], words) for _ in range(count))
+    real = [(shared / "text" / name).read_text("utf-8")[:400_000] for name in TEXTS]
     with opened(alone) as ours:
-        for text in texts:
+        for text in chain(drawn, real):
             ids = oracle.encode(text)
             assert ours.encode(text, parse_special=False).tolist() == ids, ascii(text[:200])
             assert ours.decode(ids) == oracle.decode(ids)
