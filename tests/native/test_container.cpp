@@ -9,25 +9,19 @@
 
 #include "check.h"
 #include "container.h"
+#include "gguf_bytes.h"
 
 namespace {
 
 using check::contains;
 using check::sentence_of;
+using gguf_bytes::bytes_of;
+using gguf_bytes::text;
 using rkllm::Container;
 using rkllm::ValueType;
 
-template <class Number>
-std::string bytes_of(Number number) {
-  std::string bytes(sizeof number, '\0');
-  memcpy(&bytes[0], &number, sizeof number);
-  return bytes;
-}
-
-std::string text(const std::string& value) { return bytes_of<uint64_t>(value.size()) + value; }
-
 std::string key(const std::string& name, ValueType type, const std::string& payload) {
-  return text(name) + bytes_of(static_cast<uint32_t>(type)) + payload;
+  return gguf_bytes::key(name, static_cast<uint32_t>(type), payload);
 }
 
 std::string array(const std::string& name, ValueType element, uint64_t count, const std::string& payload) {

@@ -11,28 +11,20 @@
 
 #include "check.h"
 #include "container.h"
+#include "gguf_bytes.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
 
 namespace {
 
+using gguf_bytes::bytes_of;
+using gguf_bytes::key;
+using gguf_bytes::text;
 using rkllm::Container;
 using rkllm::StreamDecoder;
 using rkllm::Tokenizer;
 
 // ---- a small vocabulary in a file ----
-
-template <class Number>
-std::string bytes_of(Number number) {
-  std::string bytes(sizeof number, '\0');
-  memcpy(&bytes[0], &number, sizeof number);
-  return bytes;
-}
-
-std::string text(const std::string& value) { return bytes_of<uint64_t>(value.size()) + value; }
-std::string key(const std::string& name, uint32_t type, const std::string& payload) {
-  return text(name) + bytes_of(type) + payload;
-}
 
 constexpr uint32_t kU32 = 4, kI32 = 5, kString = 8, kArray = 9;
 constexpr int32_t kSpecial = 0, kWord = 1, kByte = 2;  // ids: a special token, " the", then the bytes 0 ... 255

@@ -21,18 +21,11 @@ def command(prompt: str | None, model: str | None, dtype: str, head_format: str 
     from ..llm import LLM
     from ..sources import cached_conversion, locate, packaged_model
     from .inspect import has_chat_template
-    from .talk import Talk, read_line
+    from .talk import Talk
 
     if prompt is not None and settings["seed"] is None:
         settings["seed"] = 1  # the same answer for everyone who tries it
     source = locate(model) if model else packaged_model(quiet=not sys.stderr.isatty())
     path = cached_conversion(source, dtype, head_format, progress=True)
     with LLM(path, **settings) as llm:
-        talk = Talk(llm, chat=has_chat_template(path))
-        try:
-            if prompt is None:
-                talk.forever(read_line)
-            else:
-                talk.once(prompt)
-        finally:
-            talk.report()
+        Talk(llm, chat=has_chat_template(path)).talk(prompt)

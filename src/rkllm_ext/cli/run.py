@@ -23,14 +23,7 @@ def command(model: str, prompt: str | None, chat: bool | None, **settings: Any) 
     """Answer PROMPT with the .rkllm file MODEL; without PROMPT, line after line."""
     from ..llm import LLM
     from .inspect import has_chat_template
-    from .talk import Talk, read_line
+    from .talk import Talk
 
     with LLM(model, **settings) as llm:
-        talk = Talk(llm, chat=has_chat_template(model) if chat is None else chat)
-        try:
-            if prompt is None:
-                talk.forever(read_line)
-            else:
-                talk.once(prompt)
-        finally:
-            talk.report()
+        Talk(llm, chat=has_chat_template(model) if chat is None else chat).talk(prompt)

@@ -36,6 +36,16 @@ class Talk:
         self._figures = {"prefill_ms": 0.0, "generate_ms": 0.0, "prefill_tokens": 0, "generate_tokens": 0}
         self._peak_mb = 0.0
 
+    def talk(self, prompt: str | None) -> None:
+        """Answer a prompt, or without one line after line, and print the figures."""
+        try:
+            if prompt is None:
+                self.forever(read_line)
+            else:
+                self.once(prompt)
+        finally:
+            self.report()
+
     def once(self, prompt: str) -> None:
         """Stream one answer to stdout."""
         self._history = [{"role": "user", "content": prompt}]
