@@ -75,7 +75,8 @@ def _rotary_tables(
     rope_dim, max_context = sizes.size("rope_dim"), sizes.size("max_context")
     if kind == "gguf" and "rope_factors_long.weight" in shapes:  # longrope in GGUF files: divisors as tensors
         plain = inverse_frequencies(base, rope_dim)
-        original = gguf_value(config, "rope.scaling.original_context_length")
+        # Files of MiniCPM3 do not say; the published model has one length.
+        original = gguf_value(config, "rope.scaling.original_context_length") or max_context
         magnitude = gguf_value(config, "rope.scaling.attn_factor")
         fields = longrope_fields(original, max_context, 1.0 if magnitude is None else magnitude, where(kind))
         short, long = (Constant(plain, f"rope_factors_{name}.weight") for name in ("short", "long"))
