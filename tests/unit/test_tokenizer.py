@@ -281,19 +281,27 @@ def test_a_gguf_vocabulary_by_score_gives_the_ids_of_sentencepiece(shared: Path,
         assert ours.encode(text, parse_special=False).tolist() == oracle.encode(text)
 
 
-def test_a_byte_level_gguf_vocabulary_gives_the_ids_of_tokenizer_json(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "tokenizers" / "smollm2"
+@pytest.mark.parametrize(
+    ("family", "pre"), [("smollm2", "smollm"), ("phi-2", "phi-2"), ("qwen2", "qwen2"), ("llama3", "llama-bpe")]
+)
+def test_a_byte_level_gguf_vocabulary_gives_the_ids_of_tokenizer_json(
+    shared: Path, tmp_path: Path, family: str, pre: str
+) -> None:
+    folder = shared / "tokenizers" / family
     rows = {name: value for name, _, value in TokenTable.from_directory(folder).metadata()}
     tokens, pairs = rows["tokenizer.ggml.tokens"], rows["rkllm.tokenizer.merges"]
-    merges = [f"{tokens[left]} {tokens[right]}" for left, right in zip(pairs[::2], pairs[1::2])]
-    types = [3 if index in rows["rkllm.tokenizer.added_ids"] else 1 for index in range(len(tokens))]
+    oracle = genuine(folder)
+    special = {index for index, token in oracle.get_added_tokens_decoder().items() if token.special}
+    control, user_defined = 3, 4
+    types = [1] * len(tokens)
+    for index in rows["rkllm.tokenizer.added_ids"]:
+        types[index] = control if index in special else user_defined
     values = {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types, "tokenizer.ggml.merges": merges, "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": [f"{tokens[left]} {tokens[right]}" for left, right in zip(pairs[::2], pairs[1::2])],
+        "tokenizer.ggml.token_type": types, "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
     }  # fmt: skip
     table = TokenTable.from_gguf(values)
-    oracle = genuine(folder)
     words = words_of((shared / "text" / "udhr-all-languages.txt").read_text("utf-8"))
     with Tokenizer(write_tokenizer(tmp_path / "gguf.rkllm", table.metadata())) as ours:
         check_random(ours, oracle, special_texts(oracle), words, 4, 200)

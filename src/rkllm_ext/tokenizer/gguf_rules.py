@@ -22,6 +22,7 @@ from .vocabulary import (
 # tokenizer.ggml.pre: split, normalizer, whether a word that is a token ignores the merges.
 _PRE = {
     "gpt-2": ("gpt2", "none", False),
+    "phi-2": ("gpt2", "none", False),
     "smollm": ("digits_gpt2", "none", False),
     "llama-bpe": ("llama3", "none", True),
     "llama3": ("llama3", "none", True),
