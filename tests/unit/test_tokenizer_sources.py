@@ -306,7 +306,7 @@ def test_a_gguf_vocabulary_is_read() -> None:
 
 @pytest.mark.parametrize("pre", ["default", "gpt-4o", "", None])
 def test_a_gguf_file_that_does_not_say_how_words_are_cut_is_refused(pre: str | None) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.ggml\.pre is .*; known are gpt-2, smollm"):
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.ggml\.pre is .*; known are gpt-2, phi-2, smollm"):
         TokenTable.from_gguf(gguf_values(pre=pre))
 
 
