@@ -50,7 +50,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def has_chat_template(path: str | os.PathLike[str]) -> bool:
     """Return whether a .rkllm file has a chat template."""
-    return bool(describe(path)["chat_template"])
+    from .._rkllm import GGUFFile
+
+    with GGUFFile(path) as file:
+        return "tokenizer.chat_template" in file.values
 
 
 def _groups(file: Any) -> list[dict[str, Any]]:
