@@ -126,6 +126,7 @@ uint64_t choose_seed(const Runtime& runtime) {
 
 void produce_hidden_states(Runtime& runtime, const SequenceInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
   const auto start = std::chrono::steady_clock::now();
+  runtime.session->check(input);  // before its length is multiplied
   Buffer<float> states(input.n * int64_t(runtime.model->spec.dim));
   runtime.session->hidden_states(input, states.data());
   perf.prefill_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

@@ -63,6 +63,9 @@ class Session {
     abort_.compare_exchange_strong(once, kNoAbort);
   }
 
+  // Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) when the input cannot be run, as every call below does first.
+  void check(const SequenceInput& input) const;
+
   // Start anew with the input and pass each sampled token to on_token until something ends the run. End tokens are not
   // passed on. Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) before anything is computed.
   Finish generate(const SequenceInput& input, const Generation& settings,
@@ -75,7 +78,6 @@ class Session {
   void hidden_states(const SequenceInput& input, float* out);
 
  private:
-  void check(const SequenceInput& input) const;
   template <class AfterChunk>
   bool prefill(const SequenceInput& input, int first, int length, const AfterChunk& after_chunk);
 

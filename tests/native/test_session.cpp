@@ -295,6 +295,11 @@ void hidden_states_come_in_one_callback() {
   HiddenRecord failed;
   CHECK(rkllm_run(handle, &input, &params, &failed) != 0);
   CHECK(failed.states.empty() && failed.ends == 0);
+  for (size_t too_many : {size_t(513), SIZE_MAX / 64, SIZE_MAX}) {  // refused before memory for the states is asked for
+    const RKLLMInput longer = token_input(ids.data(), too_many);
+    CHECK(rkllm_run(handle, const_cast<RKLLMInput*>(&longer), &params, &failed) != 0);
+    CHECK(check::contains(rkllm_ext_last_error(handle), "max_context_len is 512"));
+  }
   CHECK(rkllm_destroy(handle) == 0);
 }
 
