@@ -8,36 +8,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _rkllm
 from .arch import Located, resolve
-from .errors import InvalidArgumentError, ModelFileError, RKLLMError
+from .errors import RKLLMError
 from .metadata import model_keys
 from .progress import Progress, Report
-from .quant import rtn
-from .quant.formats import check_platform, find_format
+from .quant.formats import check_platform
 from .quant.plan import plan
+from .quant.quantizer import Facts, RoundToNearest
+from .quant.recipe import FileName, Recipe
 from .readers import Checkpoint, open_checkpoint
 from .writer import Entry, ModelWriter, check_target
 
 if TYPE_CHECKING:
     from ._rkllm import Format
-
-Codes = NDArray[Any]
-Scales = NDArray[np.float32]
-Algorithm = Callable[[NDArray[np.float32], "Format"], tuple[Codes, Scales]]
-
-_ALGORITHMS: Mapping[str, Algorithm] = {"normal": rtn.quantize}
-_LOSSLESS = "w4a16_g32"  # the format that holds GGUF's Q4_0 as it is
-_F16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -47,12 +39,13 @@ class ConversionReport:
     path: Path
     quantized_dtype: str
     platform: str
-    num_npu_core: int  # 0: the platform has no NPU
+    npu_cores: int  # 0: the platform has no NPU
     n_tensors: int
     n_parameters: int
     file_bytes: int
     lossless_matrices: int  # whose 4-bit codes and scales are the source's own
     seconds: float
+    tensors: list[Facts] = field(default_factory=list, repr=False)  # name, format, rows, cols, bytes, what is known
 
 
 def convert(
@@ -61,12 +54,17 @@ def convert(
     quantized_dtype: str = "w4a16_g32",
     *,
     algorithm: str = "normal",
+    optimization_level: int = 0,
+    dataset: FileName = None,
+    hybrid_rate: float = 0.0,
+    extra_qparams: FileName = None,
     platform: str = "cpu",
+    npu_cores: int | None = None,
     head_format: str | None = None,
-    num_npu_core: int | None = None,
+    measure: bool = False,
     progress: Report = None,
 ) -> ConversionReport:
-    """Convert a model to a ``.rkllm`` file. The same source gives the same bytes.
+    """Convert a model to a ``.rkllm`` file. The same source and arguments give the same bytes.
 
     Parameters
     ----------
@@ -76,14 +74,16 @@ def convert(
         The file to write; it is replaced as a whole at the end, or left alone.
     quantized_dtype
         The weight format: fp32, fp16, w8a8, w8a8_g128, _g256, _g512, w4a16, w4a16_g32, _g64 or _g128.
-    algorithm
-        How codes and scales are found: ``normal`` rounds to the nearest.
+    algorithm, optimization_level, dataset, hybrid_rate, extra_qparams
+        How codes and scales are found, see `quant.recipe.Recipe`: ``normal`` at level 0 rounds to the nearest.
     platform
         rk3588, rk3576 or cpu; not every platform runs every format.
+    npu_cores
+        NPU cores to use; None: all of the platform.
     head_format
         The format of the embedding and the output matrix; None: see `quant.plan.plan`.
-    num_npu_core
-        NPU cores to use; None: all of the platform.
+    measure
+        Find out the error of each packed tensor, for `ConversionReport.tensors`; takes a little longer.
     progress
         True: a bar on stderr. A function is called with (done, total) bytes of work.
 
@@ -103,41 +103,43 @@ def convert(
     True
     """
     started = time.monotonic()
-    if algorithm not in _ALGORITHMS:
-        raise InvalidArgumentError(f"the algorithm {algorithm!r} does not exist; known: {', '.join(_ALGORITHMS)}")
-    cores = check_platform(platform, find_format(quantized_dtype).name, num_npu_core)
+    recipe = Recipe(quantized_dtype, algorithm, optimization_level, dataset, hybrid_rate, extra_qparams, head_format)
+    cores = check_platform(platform, quantized_dtype, npu_cores)
     target = check_target(out)
 
     with open_checkpoint(source) as checkpoint:
         with _naming(checkpoint.path):
             shapes = {name: checkpoint.shape(name) for name in checkpoint.tensor_names}
             spec, tensors = resolve(checkpoint.config, checkpoint.kind, shapes)
-            formats = plan({name: tensor.shape for name, tensor in tensors.items()}, quantized_dtype, head_format)
+            matrices = {name: tensor.shape for name, tensor in tensors.items()}
+            formats = plan(matrices, recipe.quantized_dtype, recipe.head_format)
             entries = [_entry(name, tensor, formats[name]) for name, tensor in tensors.items()]
         work = checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
-        lossless = 0
+        rows: list[Facts] = []
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
             fingerprint = checkpoint.fingerprint(done.add)
             with _naming(checkpoint.path):
                 how = {"format": quantized_dtype, "algorithm": algorithm, "platform": platform}
                 keys = model_keys(checkpoint, spec, fingerprint, **how)
+            quantizer = RoundToNearest(formats, measure)
             with ModelWriter(target, keys, entries) as file:
                 for entry in entries:
                     with _naming(checkpoint.path):
-                        data, as_it_was = _packed(checkpoint, entry.name, tensors[entry.name], formats, algorithm)
+                        data, facts = quantizer.pack(_SourceTensor(checkpoint, entry.name, tensors[entry.name]))
                     file.write(data)
-                    lossless += as_it_was
+                    rows.append({**_row(entry), **facts})
                     done.add(entry.n_bytes)
     return ConversionReport(
         path=target,
         quantized_dtype=quantized_dtype,
         platform=platform,
-        num_npu_core=cores,
+        npu_cores=cores,
         n_tensors=len(entries),
         n_parameters=sum(entry.rows * entry.cols for entry in entries if not entry.name.startswith("rope_inv_freq")),
         file_bytes=file.n_bytes,
-        lossless_matrices=lossless,
+        lossless_matrices=sum(bool(row.get("lossless")) for row in rows),
         seconds=time.monotonic() - started,
+        tensors=rows,
     )
 
 
@@ -147,48 +149,40 @@ def _entry(name: str, tensor: Located, format: Format | None) -> Entry:
     return Entry(name, format.name, *tensor.shape)
 
 
-def _packed(
-    checkpoint: Checkpoint, name: str, tensor: Located, formats: Mapping[str, Format | None], algorithm: str
-) -> tuple[bytes | bytearray, bool]:
-    """Return the bytes of a tensor, and whether its codes are the source's own."""
-    format = formats[name]
-    if format is not None and format.name == _LOSSLESS:
-        taken = _taken_over(checkpoint, tensor)
-        if taken is not None:
-            codes, scales = taken
-            _refuse_non_finite(scales, name, tensor)
-            return _rkllm.pack(format.name, codes, scales), True
-    weights = np.ascontiguousarray(tensor.source.build(checkpoint.load), np.float32)
-    _refuse_non_finite(weights, name, tensor)
-    if format is None:
-        return weights.astype("<f4", copy=False).tobytes(), False
-    if format.scale_bits:
-        return _rkllm.pack(format.name, *_ALGORITHMS[algorithm](weights, format)), False
-    if format.bits == 16 and weights.size and max(weights.max(), -weights.min()) > _F16_MAX:
-        raise ModelFileError(
-            f"{name}: holds {np.abs(weights).max():g}, but {format.name} ends at {_F16_MAX:g}; use fp32"
-        )
-    return _rkllm.pack(format.name, weights), False
+def _row(entry: Entry) -> Facts:
+    return {
+        "name": entry.name,
+        "format": entry.format,  # "": plain float32
+        "rows": entry.rows,
+        "cols": entry.cols,
+        "bytes": entry.n_bytes,
+    }
 
 
-def _taken_over(checkpoint: Checkpoint, tensor: Located) -> tuple[Codes, Scales] | None:
-    # Codes and scales both have a row per output, so what moves rows moves them alike.
-    if not tensor.source.moves_rows_only:
-        return None
-    stored = {name: checkpoint.load_q4_0(name) for name in tensor.source.wants(tensor.shape)}
-    found = {name: pair for name, pair in stored.items() if pair is not None}
-    if len(found) < len(stored):
-        return None
-    codes = tensor.source.build(lambda name: found[name][0])
-    scales = tensor.source.build(lambda name: found[name][1])
-    return np.ascontiguousarray(codes.view(np.int8)), np.ascontiguousarray(scales, np.float32)
+class _SourceTensor:
+    """One canonical tensor of a checkpoint, read when an algorithm asks for it."""
 
+    def __init__(self, checkpoint: Checkpoint, name: str, tensor: Located) -> None:
+        self.name = name
+        self.origin = ", ".join(tensor.source.wants(tensor.shape)) or "computed"
+        self._checkpoint = checkpoint
+        self._tensor = tensor
 
-def _refuse_non_finite(values: NDArray[Any], name: str, tensor: Located) -> None:
-    # The extremes are NaN or infinite if any value is; no second array of the tensor's size is made.
-    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
-        origin = ", ".join(tensor.source.wants(tensor.shape)) or "computed"
-        raise ModelFileError(f"{name} ({origin}): holds a NaN or an infinite weight; the checkpoint is damaged")
+    def floats(self) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self._tensor.source.build(self._checkpoint.load), np.float32)
+
+    def q4_0(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+        # Codes and scales both have a row per output, so what moves rows moves them alike.
+        source = self._tensor.source
+        if not source.moves_rows_only:
+            return None
+        stored = {name: self._checkpoint.load_q4_0(name) for name in source.wants(self._tensor.shape)}
+        found = {name: pair for name, pair in stored.items() if pair is not None}
+        if len(found) < len(stored):
+            return None
+        codes = source.build(lambda name: found[name][0])
+        scales = source.build(lambda name: found[name][1])
+        return np.ascontiguousarray(codes.view(np.int8)), np.ascontiguousarray(scales, np.float32)
 
 
 @contextmanager

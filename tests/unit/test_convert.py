@@ -248,6 +248,27 @@ def test_other_gguf_types_are_converted(tiny_llama: Path, tmp_path: Path, kind: 
             assert np.array_equal(weights[name], stored), name
 
 
+# ---- the error of each tensor ----
+
+
+def test_the_report_measures_each_tensor_when_asked(tiny_llama: Path, tmp_path: Path) -> None:
+    report = convert(tiny_llama, tmp_path / "m.rkllm", "w4a16_g32", measure=True)
+    _, _, packed = contents(tmp_path / "m.rkllm")
+    source = canonical_weights(tiny_llama)
+    rows = {row["name"]: row for row in report.tensors}
+    assert list(rows) == list(packed)
+    for name, expected in source.items():
+        row = rows[name]
+        assert (row["rows"] if expected.ndim == 2 else 1, row["cols"]) == (1, *expected.shape)[-2:]
+        if expected.ndim == 2:
+            noise = np.square(packed[name] - expected, dtype=np.float64).sum()
+            assert row["sqnr_db"] == pytest.approx(10 * np.log10(np.square(expected, dtype=np.float64).sum() / noise))
+    assert rows["blk.0.ffn_up.weight"]["format"] == "w4a16_g32"
+    assert rows["output_norm.weight"]["format"] == ""
+    assert sum(row["bytes"] for row in rows.values()) < report.file_bytes
+    assert "sqnr_db" not in convert(tiny_llama, tmp_path / "m.rkllm", "w4a16_g32").tensors[0]
+
+
 # ---- what is refused ----
 
 
@@ -297,8 +318,10 @@ def test_a_group_that_does_not_divide_is_refused(tiny_llama: Path, tmp_path: Pat
         ({"quantized_dtype": "w2a16"}, "the format 'w2a16' does not exist"),
         ({"algorithm": "magic"}, "the algorithm 'magic' does not exist; known: normal"),
         ({"platform": "rk3588"}, "rk3588 does not run w4a16_g32"),
-        ({"num_npu_core": 2}, "cpu has no NPU"),
+        ({"npu_cores": 2}, "cpu has no NPU"),
         ({"head_format": "w3"}, "the format 'w3' does not exist"),
+        ({"optimization_level": 2}, "optimization_level is 2; normal has 0"),
+        ({"dataset": "nowhere.json"}, "dataset nowhere.json: cannot be read: No such file"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -310,8 +333,8 @@ def test_wrong_arguments_are_refused(
 
 
 def test_the_report_names_the_cores(tiny_llama: Path, tmp_path: Path) -> None:
-    assert convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", platform="rk3588").num_npu_core == 3
-    assert convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", platform="rk3576", num_npu_core=1).num_npu_core == 1
+    assert convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", platform="rk3588").npu_cores == 3
+    assert convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", platform="rk3576", npu_cores=1).npu_cores == 1
 
 
 def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(copy: Path, tmp_path: Path) -> None:

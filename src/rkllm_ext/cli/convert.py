@@ -14,7 +14,7 @@ from .options import format_options
 @format_options
 @click.option("--algorithm", default="normal", show_default=True, help="normal: round to nearest.")
 @click.option("--platform", default="cpu", show_default=True, help="rk3588, rk3576 or cpu.")
-@click.option("--num-npu-core", type=int, help="NPU cores to use; default: all of the platform.")
+@click.option("--npu-cores", type=int, help="NPU cores to use; default: all of the platform.")
 def command(
     source: str,
     out: str,
@@ -22,7 +22,7 @@ def command(
     head_format: str | None,
     algorithm: str,
     platform: str,
-    num_npu_core: int | None,
+    npu_cores: int | None,
 ) -> None:
     """Convert SOURCE (a GGUF file, a Hugging Face folder, or hf:REPOSITORY) to the .rkllm file OUT."""
     from ..convert import convert
@@ -35,7 +35,7 @@ def command(
         algorithm=algorithm,
         platform=platform,
         head_format=head_format,
-        num_npu_core=num_npu_core,
+        npu_cores=npu_cores,
         progress=True,
     )
     click.echo(

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the weights of one tensor to its packed bytes, and what is known about the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _rkllm
+from ..errors import ModelFileError
+from . import rtn
+
+if TYPE_CHECKING:
+    from .._rkllm import Format
+
+Float32 = NDArray[np.float32]
+Facts = dict[str, Any]  # of one tensor, ready for JSON: columns of a conversion's report
+
+_LOSSLESS = "w4a16_g32"  # the format that holds GGUF's Q4_0 as it is
+_F16_MAX = 65504.0
+
+
+class Weights(Protocol):
+    """A tensor of the source, read when it is asked for."""
+
+    name: str  # canonical
+    origin: str  # the names in the checkpoint, for errors
+
+    def floats(self) -> Float32:
+        """Return the tensor, contiguous; the caller owns it."""
+
+    def q4_0(self) -> tuple[NDArray[np.int8], Float32] | None:
+        """Return codes [rows, cols] and scales [rows, cols / 32] of a tensor that is stored as GGUF Q4_0."""
+
+
+class Quantizer(Protocol):
+    """What an algorithm offers to a conversion, which calls it once for each tensor, in file order."""
+
+    def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
+        """Return the bytes of a tensor in the file, and facts about it: ``{"sqnr_db": 31.2}``."""
+
+
+class RoundToNearest:
+    """Round to nearest, and codes that the source has already are taken over. Needs nothing but the tensor itself.
+
+    Parameters
+    ----------
+    formats
+        Tensor name -> format, None for tensors that stay plain float32.
+    measure
+        Whether to find out how far the packed weights are from the source's.
+    """
+
+    def __init__(self, formats: Mapping[str, Format | None], measure: bool = False) -> None:
+        self._formats = formats
+        self._measure = measure
+
+    def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
+        format = self._formats[weights.name]
+        if format is not None and format.name == _LOSSLESS:
+            taken = weights.q4_0()
+            if taken is not None:
+                refuse_non_finite(taken[1], weights)
+                return _rkllm.pack(format.name, *taken), {"lossless": True}
+        values = weights.floats()
+        refuse_non_finite(values, weights)
+        if format is None:
+            return values.astype("<f4", copy=False).tobytes(), {}
+        if format.scale_bits:
+            packed = _rkllm.pack(format.name, *rtn.quantize(values, format))
+        else:
+            if format.bits == 16 and values.size and max(values.max(), -values.min()) > _F16_MAX:
+                raise ModelFileError(
+                    f"{weights.name}: holds {np.abs(values).max():g}, but {format.name} ends at {_F16_MAX:g}; use fp32"
+                )
+            packed = _rkllm.pack(format.name, values)
+        return packed, {"sqnr_db": sqnr(values, format.name, packed)} if self._measure else {}
+
+
+def refuse_non_finite(values: NDArray[Any], weights: Weights) -> None:
+    """Refuse NaN and infinity.
+
+    Raises
+    ------
+    ModelFileError
+        The tensor and its names in the checkpoint are given.
+    """
+    # The extremes are NaN or infinite if any value is; no second array of the tensor's size is made.
+    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
+        raise ModelFileError(
+            f"{weights.name} ({weights.origin}): holds a NaN or an infinite weight; the checkpoint is damaged"
+        )
+
+
+def sqnr(weights: Float32, format: str, packed: bytes | bytearray) -> float | None:
+    """Return the signal-to-noise ratio of packed weights, 10 log10(sum w^2 / sum (w - packed)^2), in dB.
+
+    None: there is no noise, or no signal.
+    """
+    error = _rkllm.unpack(format, weights.shape[0], weights.shape[1], packed)
+    error -= weights
+    noise, signal = (float(np.einsum("ij,ij->", each, each, dtype=np.float64)) for each in (error, weights))
+    return 10 * float(np.log10(signal / noise)) if noise and signal else None

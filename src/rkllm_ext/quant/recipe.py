@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks of the quantization of a model: its arguments, checked in one place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Union
+
+from ..errors import InvalidArgumentError
+from .dataset import read_texts
+from .formats import find_format
+
+ALGORITHMS: Mapping[str, tuple[int, ...]] = {"normal": (0,)}  # algorithm -> its optimization levels
+
+FileName = Union[str, "os.PathLike[str]", None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the codes and scales of a model are found.
+
+    `quantized_dtype` is the weight format, `head_format` that of the embedding and the output matrix (None: see
+    `plan`). `dataset` is a JSON list of {"input", "target"} to calibrate with (None: the built-in text), `hybrid_rate`
+    the share of layers in the neighbouring format, `extra_qparams` a file of results of an earlier ``gdq``.
+
+    Raises
+    ------
+    InvalidArgumentError
+        An argument is wrong, or asks for what does not exist.
+    """
+
+    quantized_dtype: str
+    algorithm: str = "normal"
+    optimization_level: int = 0
+    dataset: FileName = None
+    hybrid_rate: float = 0.0
+    extra_qparams: FileName = None
+    head_format: str | None = None
+
+    def __post_init__(self) -> None:
+        find_format(self.quantized_dtype)
+        if self.head_format is not None:
+            find_format(self.head_format, offered_only=False)
+        if self.algorithm not in ALGORITHMS:
+            raise InvalidArgumentError(
+                f"the algorithm {self.algorithm!r} does not exist; known: {', '.join(ALGORITHMS)}"
+            )
+        levels = ALGORITHMS[self.algorithm]
+        if self.optimization_level not in levels:
+            raise InvalidArgumentError(
+                f"optimization_level is {self.optimization_level!r}; {self.algorithm} has {_listed(levels)}"
+            )
+        if self.hybrid_rate != 0:
+            raise InvalidArgumentError(f"hybrid_rate is {self.hybrid_rate!r}; only 0 is possible in this version")
+        if self.extra_qparams is not None:
+            raise InvalidArgumentError("extra_qparams belongs to the algorithm gdq, which this version does not have")
+        if self.dataset is not None:
+            read_texts(self.dataset)
+
+    def identity(self) -> str:
+        """Return a digest, hexadecimal, of everything that decides the result: files by their content."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("dataset", "extra_qparams"):
+            if values[name] is not None:
+                values[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _listed(levels: tuple[int, ...]) -> str:
+    return " or ".join(map(str, levels))
