@@ -26,7 +26,10 @@ struct Attention {
   void group(int head, int position, const float* q, float* out, float* scores, float* mixed) const {
     const int shared = shape.n_heads / shape.n_kv_heads, length = position + 1;
     const int first = window && length > window ? length - window : 0, begin = first / 16 * 16;
-    const auto matmul = cache.bytes_per_value() == 2 ? kernels.matmul_fp16 : kernels.matmul_fp32;
+    const auto matmul = cache.type() == KvType::INT8 ? kernels.matmul_s8
+                        : cache.type() == KvType::F16 ? kernels.matmul_fp16 : kernels.matmul_fp32;
+    const float* key_scales = cache.key_scales(layer, head);
+    const float* value_scales = cache.value_scales(layer, head);
     const int64_t score_stride = padded(length), mixed_stride = padded(shape.value_dim);
 
     MatmulTask task = {};  // scores = q . k
@@ -43,8 +46,10 @@ struct Attention {
     float sums[256];
     for (int h = 0; h < shared; h++) {
       float* row = scores + h * score_stride;
+      for (int i = first; key_scales && i < length; i++) row[i] *= key_scales[i];
       if (shape.softcap > 0.0f) kernels.softcap(row + begin, shape.scale, shape.softcap, length - begin);
       sums[h] = kernels.softmax_sum(row, first, length, shape.softcap > 0.0f ? 1.0f : shape.scale);
+      for (int i = first; value_scales && i < length; i++) row[i] *= value_scales[i];
     }
 
     task.codes = cache.values(layer, head) + int64_t(begin) * 16 * cache.bytes_per_value();  // mixed = softmax . v
@@ -66,13 +71,17 @@ struct Attention {
 
 }  // namespace
 
-void attend(const AttentionShape& shape, const KvCache& cache, int layer, int window, int position, int n, const float* q,
+void attend(const AttentionShape& shape, int layer, int window, const AttentionRows* rows, int n_entries, const float* q,
             int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
             ThreadPool& pool) {
-  const Attention attention = {shape, cache, kernels, layer, window};
+  int n = 0;
+  for (int i = 0; i < n_entries; i++) n += rows[i].n;
   pool.run(n * shape.n_kv_heads, [&](int item, int thread) {
     const int t = n - 1 - item / shape.n_kv_heads;  // the longest first, so that threads end together
-    attention.group(item % shape.n_kv_heads, position + t, q + t * q_stride, out + t * out_stride,
+    int entry = 0, first = 0;
+    while (t - first >= rows[entry].n) first += rows[entry++].n;
+    const Attention attention = {shape, *rows[entry].cache, kernels, layer, window};
+    attention.group(item % shape.n_kv_heads, rows[entry].position + t - first, q + t * q_stride, out + t * out_stride,
                     scratch.scores(thread), scratch.mixed(thread));
   });
 }

@@ -29,9 +29,17 @@ class AttentionScratch {
   Buffer<float> scores_, mixed_;
 };
 
-// out[t] = softmax(scale * q[t] . k[0 ... position + t]) . v for n rows of n_heads keys and values; rows are stride apart.
-// With a window > 0 only the last `window` of these positions count.
-void attend(const AttentionShape& shape, const KvCache& cache, int layer, int window, int position, int n, const float* q,
+// n rows of q, one after the other, at positions position ... position + n - 1 of one sequence.
+struct AttentionRows {
+  const KvCache* cache;
+  int position;
+  int n;
+};
+
+// out[t] = softmax(scale * q[t] . k[0 ... position of t]) . v for the rows of n_entries sequences; a row is n_heads
+// vectors of key_dim (q) and value_dim (out), rows are stride apart. The caches hold the rows' own keys and values.
+// With a window > 0 only the last `window` positions of a row count.
+void attend(const AttentionShape& shape, int layer, int window, const AttentionRows* rows, int n_entries, const float* q,
             int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
             ThreadPool& pool);
 

@@ -50,7 +50,7 @@ void check_generation(const Generation& settings) {
 Session::Session(std::shared_ptr<const Model> model, int max_context, int n_threads)
     : model_(std::move(model)),
       cache_(int(model_->spec.n_layers), int(model_->spec.n_kv_heads), int(key_dim(model_->spec)), int(value_dim(model_->spec)),
-             check_context(*model_, max_context), model_->format == "fp32" ? 4 : 2),
+             check_context(*model_, max_context), model_->format == "fp32" ? KvType::F32 : KvType::F16),
       chunk_(std::min(kDefaultChunk, max_context)), logits_(padded(model_->spec.vocab_size)) {
   set_threads(n_threads);
 }

@@ -121,8 +121,9 @@ struct Pass {
 
   // Of the queries given, from the cache.
   void attend_layer(int index, const Buffer<float>& q, int64_t q_stride) const {
-    attend(attention_shape(spec), cache, index, is_global(index) ? 0 : int(spec.sliding_window), rows.position, rows.n,
-           q.data(), q_stride, w.mixed.data(), w.mixed_stride, w.attention, kernels, pool);
+    const AttentionRows entry = {&cache, rows.position, rows.n};
+    attend(attention_shape(spec), index, is_global(index) ? 0 : int(spec.sliding_window), &entry, 1, q.data(), q_stride,
+           w.mixed.data(), w.mixed_stride, w.attention, kernels, pool);
   }
 
   void head_attention(const Layer& layer, int index) const {

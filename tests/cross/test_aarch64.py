@@ -66,7 +66,7 @@ def emulate(processor: str, build: Path, program: Path, *arguments: object) -> s
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-@pytest.mark.parametrize("name", ["test_kernels", "test_numeric", "test_sampler", "test_thread_pool"])
+@pytest.mark.parametrize("name", ["test_kernels", "test_kv_cache", "test_numeric", "test_sampler", "test_thread_pool"])
 def test_native_tests_pass(processor: str, name: str, build: Path) -> None:
     emulate(processor, build, build / "tests" / "native" / name)
 

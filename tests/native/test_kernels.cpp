@@ -143,6 +143,39 @@ void products_agree(const Format& format, int64_t rows, int64_t cols, int n) {
   }
 }
 
+// Bytes in the layout of a KV cache: tiles of sixteen rows, one byte after the other, no scales.
+void byte_products_agree(int tiles, int k, int n) {
+  std::vector<int8_t> codes(size_t(tiles * k * 16));
+  for (int8_t& c : codes) c = int8_t(std::uniform_int_distribution<int>(-128, 127)(random_bits));
+  const std::vector<float> x = gaussians(size_t(n * k));
+  const auto product = [&](const Kernels& table) {
+    std::vector<float> y(size_t(n * tiles * 16), -1.0f);
+    MatmulTask task = {};
+    task.codes = reinterpret_cast<const uint8_t*>(codes.data());
+    task.code_stride = int64_t(k) * 16;
+    task.k = k;
+    task.n_tokens = n;
+    task.x = x.data();
+    task.x_stride = k;
+    task.y = y.data();
+    task.y_stride = tiles * 16;
+    table.matmul_s8(task, 0, tiles);
+    return y;
+  };
+  const std::vector<float> expected = product(kernels_of("scalar"));
+  for (int t = 0; t < n; t++)
+    for (int row = 0; row < tiles * 16; row++) {
+      double sum = 0.0, bound = 1e-6;
+      for (int i = 0; i < k; i++) {
+        const double term = double(x[size_t(t * k + i)]) * codes[size_t((row / 16 * k + i) * 16 + row % 16)];
+        sum += term;
+        bound += 1e-6 * std::fabs(term);
+      }
+      CHECK(std::fabs(sum - expected[size_t(t * tiles * 16 + row)]) <= bound);
+    }
+  for (const char* isa : isas()) CHECK(same_bits(product(kernels_of(isa)), expected));
+}
+
 void elementwise_agree(const Kernels& table) {
   const Kernels scalar = kernels_of("scalar");
   const int n = 208;
@@ -268,6 +301,7 @@ int main() {
     if (format->group <= 32) products_agree(*format, 5, 96, 4);
     if (!format->group) products_agree(*format, 33, 172, 3);  // columns that need padding
   }
+  for (int n : {1, 2, 3, 5, 8}) byte_products_agree(5, 37, n);
   for (const char* isa : isas()) {
     const Kernels table = kernels_of(isa);
     elementwise_agree(table);

@@ -60,6 +60,10 @@ inline void store_half(uint16_t* p, F v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+inline F load_s8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
 inline C cload(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline C low(C w) { return {_mm512_and_si512(w.v, _mm512_set1_epi8(15))}; }
 inline C high(C w) { return {_mm512_and_si512(_mm512_srli_epi16(w.v, 4), _mm512_set1_epi8(15))}; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels, written once over the vector types of the including file, which defines in an anonymous namespace:
-//   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half exponent(p, n) = p * 2^n
+//   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half load_s8 exponent(p, n) = p * 2^n
 //   I 16 int32:   isplat iadd to_float
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4); kSignedOffset: what prepare_s8 adds
 //   kTokens, kTiles: register blocking of the matmuls
@@ -29,6 +29,12 @@ struct Fp32 {
 struct Fp16 {
   static constexpr int kBytes = 2;
   static F weights(const uint8_t* p) { return load_half(reinterpret_cast<const uint16_t*>(p)); }
+};
+
+// Bytes of a KV cache, whose scales are the caller's to apply.
+struct Signed8 {
+  static constexpr int kBytes = 1;
+  static F weights(const uint8_t* p) { return load_s8(reinterpret_cast<const int8_t*>(p)); }
 };
 
 template <class Weights, int T, int R>
@@ -144,6 +150,9 @@ template <int T, int R> struct BlockFp32 {
 template <int T, int R> struct BlockFp16 {
   static void run(const MatmulTask& task, int token, int tile) { float_block<Fp16, T, R>(task, token, tile); }
 };
+template <int T, int R> struct BlockS8 {
+  static void run(const MatmulTask& task, int token, int tile) { float_block<Signed8, T, R>(task, token, tile); }
+};
 template <int T, int R> struct BlockW8A8 {
   static void run(const MatmulTask& task, int token, int tile) { integer_block<8, 1, T, R>(task, token, tile); }
 };
@@ -159,6 +168,9 @@ void matmul_fp32(const MatmulTask& task, int tile_begin, int tile_end) {
 }
 void matmul_fp16(const MatmulTask& task, int tile_begin, int tile_end) {
   cover<BlockFp16, kTokens, kTiles>(task, tile_begin, tile_end);
+}
+void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover<BlockS8, kTokens, kTiles>(task, tile_begin, tile_end);
 }
 void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
   cover<BlockW8A8, 2 * kTokens, 1>(task, tile_begin, tile_end);

@@ -111,6 +111,8 @@ inline void store_half(uint16_t* p, F a) {
   for (int i = 0; i < 16; i++) p[i] = float_to_half(a.lane[i]);
 }
 
+inline F load_s8(const int8_t* p) { return each([&](int i) { return float(p[i]); }); }
+
 inline C cload(const uint8_t* p) {
   C r;
   __builtin_memcpy(&r, p, sizeof r);
