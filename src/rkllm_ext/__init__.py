@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from rkllm_ext.llm import LLM
+    from rkllm_ext.lora import convert_lora
     from rkllm_ext.results import Generation, Info, Perf
     from rkllm_ext.stream import Stream
 
@@ -51,6 +52,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "convert",
+    "convert_lora",
     "errors",
     "get_include",
     "library_path",
@@ -65,6 +67,7 @@ _MODULES = {
     "Stream": "stream",
     "Tokenizer": "_rkllm",
     "convert": "convert",
+    "convert_lora": "lora",
     "AbortedError": "errors",
     "BusyError": "errors",
     "ContextFullError": "errors",

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 #include <vector>
 
 #include "kernels/dispatch.h"
@@ -12,8 +13,10 @@
 namespace rkllm {
 
 struct Linear {
+  std::string name;  // "blk.3.attn_q"
   Matrix weight;
   Buffer<float> bias;  // padded; empty: none
+  int n_heads = 1;     // matrices, one below the other, that are multiplied each for its own head
 };
 
 // Rows of activations that several layers read, quantized at most once for each kind of activation. The float rows

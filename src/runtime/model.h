@@ -52,6 +52,9 @@ struct Model {
   bool is_end(int32_t token) const;
 };
 
+// The linear layer of a name ("blk.3.attn_q", "output"), nullptr when the model has none.
+const Linear* find_linear(const Model& model, const std::string& name);
+
 // Open, or share with whoever has the same file open. Throws Error(MODEL_FILE / UNSUPPORTED_MODEL).
 std::shared_ptr<const Model> open_model(const std::string& path);
 

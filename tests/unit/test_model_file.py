@@ -143,7 +143,7 @@ def test_the_rebuilt_file_itself_is_sound(model: Path, tmp_path: Path) -> None:
         ({"rkllm.spec.activation": "sin"}, "the activation 'sin'"),
         ({"rkllm.spec.norm_eps": 2.0}, "norm_eps"),
         ({"rkllm.spec.max_context": "long"}, "rkllm.spec.max_context"),
-        ({"general.type": "adapter"}, "is of the type 'adapter', not a model"),
+        ({"general.type": "adapter"}, "is of the type 'adapter', not 'model'"),
         ({"rkllm.end_tokens": [300]}, "rkllm.end_tokens has an id outside the vocabulary"),
         ({"rkllm.format": None}, "rkllm.format"),
     ],

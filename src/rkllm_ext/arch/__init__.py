@@ -18,7 +18,7 @@ from ..errors import ModelFileError, UnsupportedModelError
 from .config import Config, hf_value, read_spec, where
 from .spec import Family, Located, ModelSpec, Shape, Slot, Source, Tensor
 
-__all__ = ["Family", "Located", "ModelSpec", "Source", "families", "find_family", "resolve"]
+__all__ = ["Family", "Located", "ModelSpec", "Source", "families", "find_family", "locate_all", "resolve"]
 
 _SHOWN = 20  # tensors of each kind that an error lists
 
@@ -99,6 +99,11 @@ def resolve(config: Mapping[str, Any], kind: str, shapes: Mapping[str, Shape]) -
             spare.update(needs)
     _compare(wanted, {name: shape for name, shape in shapes.items() if name not in spare}, family, kind)
     return spec, tensors
+
+
+def locate_all(family: Family, kind: str, spec: ModelSpec) -> dict[str, Located]:
+    """Return where each canonical tensor that a model of this spec can have comes from in files of a kind."""
+    return {name: Located(spec.shape(slot.shape), source) for name, slot, source in _slots(family, kind, spec)}
 
 
 def _types(family: Family, kind: str) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Readers know nothing about model families: names, configuration keys and shapes 
 
 from __future__ import annotations
 
+from .adapter import open_adapter
 from .checkpoint import Checkpoint
 from .locate import open_checkpoint
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_adapter", "open_checkpoint"]

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Protocol
@@ -11,7 +13,7 @@ from typing import Any, Callable, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelFileError
+from ..errors import ModelFileError, RKLLMError
 
 Float32 = NDArray[np.float32]
 Q4_0 = tuple[NDArray[np.uint8], NDArray[np.float16]]
@@ -125,6 +127,16 @@ class Checkpoint:
             if found != expected:
                 raise ModelFileError(f"{path}: had {expected} bytes, then {found}: it changed while it was read")
         return digest.hexdigest()
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let errors raised inside begin with the path."""
+        try:
+            yield
+        except RKLLMError as error:
+            if str(self.path) in str(error):
+                raise
+            raise type(error)(f"{self.path}: {error}") from error
 
     def close(self) -> None:
         """Release the files. Arrays that were loaded stay valid."""

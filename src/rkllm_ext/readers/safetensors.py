@@ -96,7 +96,7 @@ def open_safetensors(folder: Path) -> tuple[SafetensorsFiles, list[Path]]:
     """
     single = folder / SINGLE
     if single.exists():
-        return SafetensorsFiles(_read_header(single)), [single]
+        return read_safetensors(single), [single]
     index = folder / INDEX
     shards = read_shards(index)
     found = {shard: _read_header(folder / shard) for shard in dict.fromkeys(shards.values())}
@@ -106,6 +106,11 @@ def open_safetensors(folder: Path) -> tuple[SafetensorsFiles, list[Path]]:
             raise ModelFileError(f"{folder / shard}: tensor '{name}', which {INDEX} places here, is missing")
         entries[name] = found[shard][name]
     return SafetensorsFiles(entries), [index, *(folder / shard for shard in found)]
+
+
+def read_safetensors(path: Path) -> SafetensorsFiles:
+    """Open one file. Raises as `open_safetensors`."""
+    return SafetensorsFiles(_read_header(path))
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:

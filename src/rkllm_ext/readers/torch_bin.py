@@ -81,8 +81,7 @@ def open_torch(folder: Path) -> tuple[TorchFiles, list[Path]]:
     """
     single = folder / SINGLE
     if single.exists():
-        tensors = _load(single)
-        return TorchFiles(tensors, dict.fromkeys(tensors, single)), [single]
+        return read_torch(single), [single]
     index = folder / INDEX
     shards = read_shards(index)
     found = {shard: _load(folder / shard) for shard in dict.fromkeys(shards.values())}
@@ -92,6 +91,12 @@ def open_torch(folder: Path) -> tuple[TorchFiles, list[Path]]:
     tensors = {name: found[shard][name] for name, shard in shards.items()}
     paths = {name: folder / shard for name, shard in shards.items()}
     return TorchFiles(tensors, paths), [index, *(folder / shard for shard in found)]
+
+
+def read_torch(path: Path) -> TorchFiles:
+    """Open one file. Raises as `open_torch`."""
+    tensors = _load(path)
+    return TorchFiles(tensors, dict.fromkeys(tensors, path))
 
 
 def _load(path: Path) -> dict[str, Any]:

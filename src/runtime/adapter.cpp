@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "adapter.h"
+
+#include <cmath>
+
+#include "checksum.h"
+#include "error.h"
+#include "rkllm_file.h"
+
+namespace rkllm {
+namespace {
+
+const std::string kA = ".lora_a", kB = ".lora_b";
+
+// The part of a name before the suffix, "" when it ends otherwise.
+std::string stem(const std::string& name, const std::string& suffix) {
+  const bool ends = name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
+  return ends ? name.substr(0, name.size() - suffix.size()) : "";
+}
+
+void check_base(const Container& file, const Model& model) {
+  const std::string made_for(file.get_string("rkllm.source"));
+  const std::string source(model.file->get_string("rkllm.source"));
+  if (made_for != source)
+    refuse(file, "is an adapter of another model: it was converted with a checkpoint of SHA-256 " + made_for + ", but " +
+                     model.file->path() + " was made of " + source +
+                     "; convert the adapter again, with the checkpoint that the model was made of");
+}
+
+// A bit pattern is finite when its exponent is not all ones.
+template <class Word>
+bool all_finite(const uint8_t* data, int64_t n_bytes, Word exponent) {
+  bool finite = true;
+  for (int64_t at = 0; at < n_bytes; at += int64_t(sizeof(Word))) {
+    Word word;
+    memcpy(&word, data + at, sizeof word);
+    finite &= (word & exponent) != exponent;
+  }
+  return finite;
+}
+
+Linear read_side(const Container& file, Tensors& tensors, const std::string& name, int64_t rows, int64_t cols,
+                 const std::string& why) {
+  if (tensors.rows(name) != rows || tensors.cols(name) != cols)
+    refuse(file, format("tensor '%s' is %lld x %lld, but %s needs %lld x %lld", name.c_str(),
+                        static_cast<long long>(tensors.rows(name)), static_cast<long long>(tensors.cols(name)),
+                        why.c_str(), static_cast<long long>(rows), static_cast<long long>(cols)));
+  Linear side;
+  side.name = name;
+  side.weight = tensors.matrix(name, rows, cols);
+  if (!side.weight.format->is_float())
+    refuse(file, "tensor '" + name + "' has the format " + side.weight.format->name + ", but adapters are fp32 or fp16");
+  const bool finite = side.weight.format->bits == 32
+                          ? all_finite<uint32_t>(side.weight.packed, side.weight.layout.n_bytes, 0x7f800000)
+                          : all_finite<uint16_t>(side.weight.packed, side.weight.layout.n_bytes, 0x7c00);
+  if (!finite) refuse(file, "tensor '" + name + "' has values that are not finite");
+  return side;
+}
+
+LowRank read_pair(const Container& file, Tensors& tensors, const Linear& linear) {
+  const std::string& layer = linear.name;
+  const int n_heads = linear.n_heads;
+  const int64_t a_rows = tensors.rows(layer + kA), rank = a_rows / n_heads;
+  if (rank < 1 || a_rows % n_heads)
+    refuse(file, format("tensor '%s' has %lld rows, but a whole rank for each of %d heads is needed",
+                        (layer + kA).c_str(), static_cast<long long>(a_rows), n_heads));
+  const std::string why = "the model's layer '" + layer + "' with rank " + std::to_string(rank);
+  LowRank pair;
+  pair.a = read_side(file, tensors, layer + kA, a_rows, linear.weight.cols, why);
+  pair.b = read_side(file, tensors, layer + kB, linear.weight.rows, rank, why);
+  pair.a.n_heads = pair.b.n_heads = n_heads;
+  return pair;
+}
+
+uint64_t fingerprint_of(const Container& file, float scale) {
+  const TensorInfo& sums = file.tensors().back();  // they cover the whole file
+  std::vector<uint8_t> bytes(sums.data, sums.data + sums.n_bytes);
+  bytes.resize(bytes.size() + sizeof scale);
+  memcpy(bytes.data() + sums.n_bytes, &scale, sizeof scale);
+  return checksum(bytes.data(), bytes.size());
+}
+
+}  // namespace
+
+const LowRank* Adapter::find(const Linear& linear) const {
+  const auto found = additions.find(&linear);
+  return found == additions.end() ? nullptr : &found->second;
+}
+
+std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared_ptr<const Model> model, float scale) {
+  if (!std::isfinite(scale))
+    throw Error(ErrorCode::INVALID_ARGUMENT, format("the scale of the adapter is %g, but must be finite", double(scale)));
+  const std::shared_ptr<const Container> file = Container::open(path);
+  check_file(*file, "adapter");
+  const std::string kind(file->get_string("adapter.type"));
+  if (kind != "lora")
+    throw Error(ErrorCode::UNSUPPORTED_MODEL, path + ": is an adapter of the type '" + kind + "'; 'lora' is supported");
+  check_base(*file, *model);
+  auto adapter = std::make_shared<Adapter>();
+  Tensors tensors(*file);
+  for (size_t i = 0; i + 1 < file->tensors().size(); i++) {
+    const std::string& name = file->tensors()[i].name;
+    const std::string layer = stem(name, kA);
+    if (layer.empty()) continue;  // a side b comes with its a
+    const Linear* linear = find_linear(*model, layer);
+    if (!linear) refuse(*file, "tensor '" + name + "': the model has no linear layer '" + layer + "'");
+    adapter->additions.emplace(linear, read_pair(*file, tensors, *linear));
+  }
+  tensors.check_all_taken();
+  if (adapter->additions.empty()) refuse(*file, "the adapter changes no layer");
+  adapter->fingerprint = fingerprint_of(*file, scale);
+  adapter->scale = scale;
+  adapter->model = std::move(model);
+  adapter->file = file;
+  return adapter;
+}
+
+}  // namespace rkllm

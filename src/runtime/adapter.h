@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// A LoRA adapter of one model: low-rank additions to some of its linear layers, checked against them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "low_rank.h"
+#include "model.h"
+
+namespace rkllm {
+
+// Immutable once opened: any number of sequences on any threads share one. The matrices lie in the mapped file.
+struct Adapter {
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<const Container> file;
+  float scale = 1.0f;
+  uint64_t fingerprint = 0;  // of the file's content and the scale
+  std::unordered_map<const Linear*, LowRank> additions;
+
+  // nullptr where it changes nothing.
+  const LowRank* find(const Linear& linear) const;
+};
+
+// Throws Error(MODEL_FILE / UNSUPPORTED_MODEL) for a file that is damaged, or an adapter that was not made for this
+// model, Error(INVALID_ARGUMENT) for a scale that is not finite.
+std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared_ptr<const Model> model, float scale);
+
+}  // namespace rkllm
