@@ -115,4 +115,30 @@ std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared
   return adapter;
 }
 
+void Adapters::load(const std::string& name, const std::string& path, std::shared_ptr<const Model> model, float scale) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (name.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the name of the adapter is empty; give one to choose it by");
+  if (adapters_.count(name))
+    throw Error(ErrorCode::INVALID_ARGUMENT, "an adapter '" + name + "' is loaded already; release it first, or choose "
+                                             "another name");
+  adapters_.emplace(name, open_adapter(path, std::move(model), scale));
+}
+
+std::shared_ptr<const Adapter> Adapters::find(const std::string& name) const {
+  if (name.empty()) return nullptr;
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = adapters_.find(name);
+  if (found != adapters_.end()) return found->second;
+  std::string loaded;
+  for (const auto& entry : adapters_) loaded += (loaded.empty() ? "" : ", ") + entry.first;
+  throw Error(ErrorCode::INVALID_ARGUMENT,
+              "no adapter '" + name + "' is loaded; loaded: " + (loaded.empty() ? "none" : loaded));
+}
+
+void Adapters::release(const std::string& name) {
+  const std::shared_ptr<const Adapter> held = find(name);  // goes after the lock
+  std::lock_guard<std::mutex> lock(mutex_);
+  adapters_.erase(name);
+}
+
 }  // namespace rkllm

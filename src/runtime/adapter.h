@@ -2,7 +2,9 @@
 // A LoRA adapter of one model: low-rank additions to some of its linear layers, checked against them.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 
@@ -26,5 +28,22 @@ struct Adapter {
 // Throws Error(MODEL_FILE / UNSUPPORTED_MODEL) for a file that is damaged, or an adapter that was not made for this
 // model, Error(INVALID_ARGUMENT) for a scale that is not finite.
 std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared_ptr<const Model> model, float scale);
+
+// The adapters that are loaded beside a model, by name. Used from any number of threads.
+class Adapters {
+ public:
+  // Throws as open_adapter, and Error(INVALID_ARGUMENT) for a name that is empty or taken. Nothing has changed then.
+  void load(const std::string& name, const std::string& path, std::shared_ptr<const Model> model, float scale);
+
+  // nullptr for ""; throw Error(INVALID_ARGUMENT) that names the loaded ones when there is none of that name.
+  std::shared_ptr<const Adapter> find(const std::string& name) const;
+
+  // Whoever computes with it keeps it. Throws as find.
+  void release(const std::string& name);
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<const Adapter>> adapters_;
+};
 
 }  // namespace rkllm

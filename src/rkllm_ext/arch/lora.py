@@ -17,20 +17,21 @@ from ..errors import ModelFileError, UnsupportedModelError
 from .spec import Family, Located, Shape, Source
 
 _SHOWN = 8  # names of each kind that an error lists
-# lora_A of a PEFT adapter is at "base_model.model." + module + ".lora_A.weight"; the module's weight is module + ".weight".
+# Names of an adapter's tensors. The weight of the layer that they belong to is "<module>.weight".
 _NAMES = {
     "huggingface": re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight"),
     "gguf": re.compile(r"(?P<module>.+)\.weight\.lora_(?P<side>[ab])"),
 }
 # Keys of adapter_config.json that say how the adapter was trained, or what its tensors say as well.
-_HARMLESS = frozenset(
-    "auto_mapping base_model_name_or_path ephemeral_gpu_offload eva_config exclude_modules fan_in_fan_out inference_mode "
-    "layers_pattern layers_to_transform lora_dropout megatron_core peft_version qalora_group_size revision "
-    "runtime_config target_modules task_type".split()
-)
-_READ = frozenset("peft_type r lora_alpha rank_pattern alpha_pattern use_rslora init_lora_weights bias".split())
+_HARMLESS = """
+    auto_mapping base_model_name_or_path ephemeral_gpu_offload eva_config exclude_modules fan_in_fan_out inference_mode
+    layers_pattern layers_to_transform lora_dropout megatron_core peft_version qalora_group_size revision runtime_config
+    target_modules task_type
+"""
+_READ = "peft_type r lora_alpha rank_pattern alpha_pattern use_rslora init_lora_weights bias"
 # Initial values that are taken out of the base model's weights, which the adapter then does not fit any more.
 _CHANGED_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+_UNUSED_STARTS = "loftq_config corda_config lora_ga_config"  # left over where init_lora_weights is another
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ class _GGUFScales:
             if config.get(key) != wanted:
                 raise UnsupportedModelError(f"{key} is {config.get(key)!r}; a GGUF file with {wanted!r} is needed")
         if config.get("adapter.alora.invocation_tokens") is not None:
-            raise UnsupportedModelError("the adapter wants to be switched on by a token (aLoRA), which is not supported")
+            raise UnsupportedModelError(
+                "the adapter wants to be switched on by a token (aLoRA), which is not supported"
+            )
         architecture = config.get("general.architecture")
         if architecture not in family.gguf_types:
             raise ModelFileError(
@@ -190,9 +193,8 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             f"adapter_config.json: init_lora_weights is {start!r}, which changes the base model's weights; save the "
             "adapter for the unchanged model (PEFT: path_initial_model_for_weight_conversion)"
         )
-    # Those of other initial values are left over from training.
-    leftover = ("loftq_config", "corda_config", "lora_ga_config")
-    wanted = [key for key, value in config.items() if value and key not in (*_HARMLESS, *_READ, *leftover)]
+    known = f"{_HARMLESS} {_READ} {_UNUSED_STARTS}".split()
+    wanted = [key for key, value in config.items() if value and key not in known]
     if wanted:
         named = ", ".join(f"{key} = {config[key]!r}"[:80] for key in sorted(wanted)[:_SHOWN])
         raise UnsupportedModelError(f"adapter_config.json: {named}: not supported; plain LoRA is")

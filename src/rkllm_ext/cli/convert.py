@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .options import format_options
@@ -15,6 +17,11 @@ from .options import format_options
 @click.option("--algorithm", default="normal", show_default=True, help="normal: round to nearest.")
 @click.option("--platform", default="cpu", show_default=True, help="rk3588, rk3576 or cpu.")
 @click.option("--npu-cores", type=int, help="NPU cores to use; default: all of the platform.")
+@click.option(
+    "--lora",
+    type=click.Path(),
+    help="A LoRA adapter of SOURCE (PEFT folder or GGUF file): written beside OUT as <OUT>_lora.rkllm.",
+)
 def command(
     source: str,
     out: str,
@@ -23,13 +30,17 @@ def command(
     algorithm: str,
     platform: str,
     npu_cores: int | None,
+    lora: str | None,
 ) -> None:
     """Convert SOURCE (a GGUF file, a Hugging Face folder, or hf:REPOSITORY) to the .rkllm file OUT."""
     from ..convert import convert
     from ..sources import locate
 
+    path = locate(source)
+    if lora is not None:  # first: an adapter that does not fit is found out before the long part
+        _convert_lora(lora, path, Path(out), dtype)
     report = convert(
-        locate(source),
+        path,
         out,
         dtype,
         algorithm=algorithm,
@@ -40,5 +51,17 @@ def command(
     )
     click.echo(
         f"{report.path}: {report.quantized_dtype}, {report.n_parameters / 1e6:.1f} M parameters, "
+        f"{report.file_bytes / 1e6:.1f} MB, {report.seconds:.1f} s"
+    )
+
+
+def _convert_lora(adapter: str, base: str | Path, out: Path, dtype: str) -> None:
+    from ..lora import convert_lora
+
+    # In a quantized model the rounding of fp16 is lost in that of the weights.
+    kind = "fp32" if dtype == "fp32" else "fp16"
+    report = convert_lora(adapter, base, out.with_name(f"{out.stem}_lora{out.suffix}"), dtype=kind, progress=True)
+    click.echo(
+        f"{report.path}: LoRA, {report.dtype}, {report.n_layers} layers, rank {', '.join(map(str, report.ranks))}, "
         f"{report.file_bytes / 1e6:.1f} MB, {report.seconds:.1f} s"
     )
