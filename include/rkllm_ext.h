@@ -78,7 +78,14 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *   n_threads       1 ... 256
  *   prefill_chunk   prompt tokens per pass, 1 ... 512; results do not depend on it
  *   add_bos         "auto" (the default: as the model's tokenizer says), 0 or 1: put the begin token before a prompt
- *   ignore_eos      1: end tokens do not end a run */
+ *   ignore_eos      1: end tokens do not end a run
+ *   n_keep          what a full context does: -1 (the default) ends the run; n >= 0 keeps the first n tokens, drops the older
+ *                   half of the others and goes on, in the state of a prompt of the tokens that are left
+ *   reuse_prefix    1: a run keeps what it has in common with the one before from token 0 on; 0 (the default) starts anew
+ *   draft           tokens that a pass looks ahead, guessed from earlier text (prompt lookup), 0 (the default) ... 16;
+ *                   changes the speed, never the tokens
+ *   kv_type         "f16" (the default; "f32" where the model is fp32), "f32" or "int8": how keys and values are kept
+ *   image_tokens    embeddings of each image of a multimodal prompt, "64,32"; "" (the default): all have as many */
 RKLLM_API int rkllm_ext_set_option(LLMHandle handle, const char* name, const char* value);
 
 /* Facts about a loaded model. */
@@ -126,6 +133,9 @@ typedef struct {
     uint64_t seed;              /* that the run used */
     const void* input_address;  /* token or embedding array that was read, where the caller keeps it; else NULL */
     double peak_memory_mb;      /* of the process */
+    int32_t reused_tokens;      /* of the input, whose state was there already; prefill_tokens are those computed */
+    int32_t drafted_tokens;     /* guessed ahead by the option draft */
+    int32_t accepted_tokens;    /* of these, how many were right */
 } RKLLMExtPerf;
 RKLLM_API int rkllm_ext_perf(LLMHandle handle, RKLLMExtPerf* perf);
 
@@ -138,6 +148,63 @@ RKLLM_API int rkllm_ext_logits(LLMHandle handle, const RKLLMInput* input, float*
 /* The same for the final hidden states behind the last norm, [n_tokens, dim] float32. */
 RKLLM_API int rkllm_ext_hidden_states(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity,
                                       size_t* n_tokens);
+
+/* Constrain what is sampled. Before each token of a run the function is called on the run's thread with the tokens chosen since
+ * its last call (none before the first) and a mask of n_words = (vocab_size + 31) / 32 words, all ones: bit i % 32 of word
+ * i / 32 stands for token i, 0 forbids it. It returns 0, or 1: nothing may follow, the run ends as with an end token; a
+ * negative number ends the run with an error. NULL: no constraint. The handle must be idle. */
+typedef int (*RKLLMExtMask)(const int32_t* tokens, size_t n_tokens, uint32_t* mask, size_t n_words, void* userdata);
+RKLLM_API int rkllm_ext_set_mask(LLMHandle handle, RKLLMExtMask function, void* userdata);
+
+/* Watch the inputs of linear layers. The function is called during passes, on the thread that asked for them, with the rows that
+ * enter the linear layer whose weight has this name (of layers with the same input, the first); rows are stride floats
+ * apart. For calibration. NULL ends it. The handle must be idle. */
+typedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride, void* userdata);
+RKLLM_API int rkllm_ext_set_tap(LLMHandle handle, RKLLMExtTap function, void* userdata);
+
+/* ---- sessions --------------------------------------------------------------------------------------------------- */
+
+/* One sequence of tokens with its own keys and values, over the model of a handle: for programs that choose the tokens
+ * themselves, or work on several sequences at once. Sessions share the handle's threads with its runs and with each other, pass
+ * by pass. A session is used by one thread at a time (another gets BUSY), different ones by any threads. A session outlives
+ * rkllm_destroy. */
+typedef struct RKLLMExtSession RKLLMExtSession;
+/* The handle's options at this time are the session's first. */
+RKLLM_API int rkllm_ext_session_open(LLMHandle handle, RKLLMExtSession** session);
+RKLLM_API void rkllm_ext_session_close(RKLLMExtSession* session);
+
+/* Append an input (prompt, tokens, embeddings, multimodal) and compute it; logits are then those of its last position. With
+ * RKLLM_EXT_WHOLE the input is the whole sequence: what the session has in common with it from token 0 on is kept, the rest
+ * dropped. A prompt gets the begin token only where the sequence begins. computed (may be NULL) receives the positions that were
+ * run. After an abort or a failure the session keeps what was computed. */
+#define RKLLM_EXT_WHOLE 1
+RKLLM_API int rkllm_ext_session_prefill(RKLLMExtSession* session, const RKLLMInput* input, int flags, size_t* computed);
+
+/* Append one token to each of n sessions of one handle, in one pass over the weights; bits are those of single steps. */
+RKLLM_API int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* tokens, size_t n);
+
+/* Return the logits behind the last position, [vocab_size], valid until the session's next call but rkllm_ext_session_sample; or
+ * NULL when there are none (an empty session, or after truncate). */
+RKLLM_API const float* rkllm_ext_session_logits(RKLLMExtSession* session);
+
+/* Choose a token from the logits by the session's sampling options; mask as for rkllm_ext_set_mask, or NULL. The token is not
+ * appended. The session's own tokens are the history that penalties look at. */
+RKLLM_API int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token);
+
+/* Set a sampling option (and seed, lora) of this session, as rkllm_ext_set_option. A seed restarts the random numbers. */
+RKLLM_API int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value);
+
+/* Keep the first n positions. */
+RKLLM_API int rkllm_ext_session_truncate(RKLLMExtSession* session, size_t n);
+
+/* Make a second session in the same state, random numbers included. */
+RKLLM_API int rkllm_ext_session_fork(RKLLMExtSession* session, RKLLMExtSession** fork);
+
+/* Tokens of the sequence, -1 where an embedding stands; count receives their number, at most capacity are written. */
+RKLLM_API int rkllm_ext_session_tokens(RKLLMExtSession* session, int32_t* out, size_t capacity, size_t* count);
+
+/* End a prefill of another thread within one chunk; it returns ABORTED. */
+RKLLM_API int rkllm_ext_session_abort(RKLLMExtSession* session);
 
 /* ---- tokens ----------------------------------------------------------------------------------------------------- */
 

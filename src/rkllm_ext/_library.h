@@ -21,7 +21,10 @@
   X(rkllm_ext_tokenizer_close) X(rkllm_ext_tokenizer) X(rkllm_ext_tokenize) X(rkllm_ext_detokenize)                   \
   X(rkllm_ext_vocab_size) X(rkllm_ext_token_id) X(rkllm_ext_packed_size) X(rkllm_ext_pack) X(rkllm_ext_unpack)        \
   X(rkllm_ext_checksum) X(rkllm_ext_matmul) X(rkllm_ext_gguf_open) X(rkllm_ext_gguf_close) X(rkllm_ext_gguf_value)    \
-  X(rkllm_ext_gguf_tensor) X(rkllm_ext_hidden_states)
+  X(rkllm_ext_gguf_tensor) X(rkllm_ext_hidden_states) X(rkllm_ext_set_mask) X(rkllm_ext_set_tap)                      \
+  X(rkllm_ext_session_open) X(rkllm_ext_session_close) X(rkllm_ext_session_prefill) X(rkllm_ext_session_step)         \
+  X(rkllm_ext_session_logits) X(rkllm_ext_session_sample) X(rkllm_ext_session_set_option)                             \
+  X(rkllm_ext_session_truncate) X(rkllm_ext_session_fork) X(rkllm_ext_session_tokens) X(rkllm_ext_session_abort)
 
 /* One pointer of the declared type for each function. */
 #define RKLLM_EXT_POINTER(name) __typeof__(&name) name;

@@ -41,7 +41,7 @@ void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
                      "is_async: %d, threads: %d, isa: %s",
                      p.model_path, runtime.session->max_context(), p.max_new_tokens, p.top_k, p.top_p, p.temperature,
                      p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.skip_special_token, p.is_async,
-                     runtime.session->n_threads(), active_kernels().isa));
+                     runtime.executor->n_threads(), active_kernels().isa));
 }
 
 std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback callback) {
@@ -54,12 +54,16 @@ std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback cal
   runtime->model = open_model(p.model_path);
   int context = p.max_context_len;
   if (context == 0) context = std::min(kLargestAutomaticContext, int(runtime->model->spec.max_context));
-  runtime->session = std::make_unique<Session>(runtime->model, context, 0);
+  check_context(*runtime->model, context);
+  runtime->executor = std::make_shared<Executor>(runtime->model, context, 0);
+  runtime->session = std::make_unique<Session>(runtime->executor, default_kv_type(*runtime->model));
   runtime->callback = callback;
   runtime->is_async = p.is_async;
   runtime->skip_special = p.skip_special_token;
   runtime->tokenizer.tokenizer = runtime->model->tokenizer;
-  Generation& g = runtime->generation;
+  const auto text = [](const char* tag) { return std::string(tag ? tag : ""); };
+  runtime->prompt.tags = {text(p.img_start), text(p.img_end), text(p.img_content)};
+  Generation& g = runtime->settings.generation;
   g.sampling = {p.top_k, p.top_p, p.temperature, p.repeat_penalty, p.frequency_penalty, p.presence_penalty};
   g.max_new_tokens = p.max_new_tokens;
   check_generation(g);

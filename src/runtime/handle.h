@@ -11,26 +11,46 @@
 #include "api.h"
 #include "api_tokenizer.h"
 #include "log.h"
+#include "multimodal.h"
 #include "rkllm_ext.h"
-#include "session.h"
+#include "generate.h"
 
 namespace rkllm {
+
+// How a prompt becomes tokens.
+struct PromptRules {
+  int add_bos = -1;  // -1: as the tokenizer says
+  ImageTags tags;
+  std::vector<int64_t> image_tokens;  // of each image; empty: all have as many
+};
+
+// What a run of a handle, or a session, goes by.
+struct RunSettings {
+  Generation generation;
+  bool random_seed = true;
+
+  uint64_t choose_seed() const;
+};
 
 // One loaded model with its session, settings and last results. `busy` is owned by whoever runs; settings are changed
 // only while it is held.
 struct Runtime {
   std::shared_ptr<const Model> model;
-  std::unique_ptr<Session> session;
+  std::shared_ptr<Executor> executor;
+  std::unique_ptr<Session> session;  // of the handle's own runs
   LLMResultCallback callback = nullptr;
   bool is_async = false;
   bool skip_special = false;
-  int add_bos = -1;  // -1: as the tokenizer says
-  Generation generation;
-  bool random_seed = true;
+  PromptRules prompt;
+  RunSettings settings;
+  bool reuse_prefix = false;  // the next run keeps what it has in common with the one before
+  RKLLMExtMask mask = nullptr;
+  void* mask_userdata = nullptr;
   double load_ms = 0.0;
   RKLLMExtTokenizer tokenizer;
 
   std::atomic<bool> busy{false};
+  std::mutex options_mutex;  // held while options change, and while a session that begins reads them during a run
 
   void keep_error(ErrorCode code, const std::string& sentence);
   void read_error(int* code, char* sentence, size_t capacity) const;

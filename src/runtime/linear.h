@@ -28,6 +28,10 @@ class Activations {
   // Point at n rows of cols floats, stride apart; forgets earlier quantizations. Rows are padded with zeros.
   void set(const float* x, int64_t stride, int n, int64_t cols);
 
+  const float* data() const { return x_; }
+  int64_t stride() const { return stride_; }
+  int64_t cols() const { return cols_; }
+
   // Fill the activation side of a task for a weight format.
   void prepare(const Format& format, const Layout& layout, const Kernels& kernels, ThreadPool& pool, MatmulTask& task);
 

@@ -22,6 +22,11 @@ double Rope::growth(int length) const {
   return power - 1.0;
 }
 
+double Rope::variant(int length) const {
+  const bool is_long = !long_frequencies_.empty() && length > original_context_;
+  return is_long ? -growth(length) : growth(length);
+}
+
 void Rope::angles(int first, int n, int length, float* cosines, float* sines) const {
   // A base that grows by s^(d / (d - 2)) divides frequency i by s^(2i / (d - 2)), d = 2 * half.
   const double s = growth(length), log_s = s != 1.0 ? logarithm(s) : 0.0;

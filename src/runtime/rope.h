@@ -20,6 +20,9 @@ class Rope {
   // Whether a sequence that grows to this length needs its cached keys computed anew: the first long one.
   bool restarts_at(int length) const { return !long_frequencies_.empty() && length == original_context_ + 1; }
 
+  // The same number for lengths whose angles are the same: keys of one sequence serve the other.
+  double variant(int length) const;
+
   // Fill [n, half] cosines and sines for positions first ... first + n - 1 of a sequence of the given length.
   void angles(int first, int n, int length, float* cosines, float* sines) const;
 

@@ -49,20 +49,39 @@ RunInput read_input(const RKLLMInput& input) {
       run.sequence = {nullptr, input.embed_input.embed, count_of(input.embed_input.n_tokens)};
       return run;
     case RKLLM_INPUT_MULTIMODAL:
-      not_here("multimodal input is");
+      need(input.multimodal_input.prompt, "multimodal_input.prompt is NULL");
+      need(input.multimodal_input.image_embed, "multimodal_input.image_embed is NULL");
+      run.prompt = input.multimodal_input.prompt;
+      run.sequence = {nullptr, input.multimodal_input.image_embed, count_of(input.multimodal_input.n_image_tokens)};
+      return run;
   }
   throw Error(ErrorCode::INVALID_ARGUMENT, format("input_type is %d, but there are 0 to 3", type));
 }
 
-std::vector<int32_t> prompt_ids(const Runtime& runtime, const std::string& prompt) {
-  const Tokenizer& tokenizer = *runtime.model->tokenizer;
-  std::vector<int32_t> ids = tokenizer.encode(prompt, true);
-  const bool add = runtime.add_bos < 0 ? tokenizer.add_bos() : runtime.add_bos > 0;
+void prepare(RunInput& input, const Session& session, const PromptRules& rules, bool begins) {
+  if (input.type != RKLLM_INPUT_PROMPT && input.type != RKLLM_INPUT_MULTIMODAL) return;
+  if (input.prompt.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the prompt is empty; give at least one character");
+  const Tokenizer& tokenizer = *session.model().tokenizer;
+  const int64_t n_embedded = input.type == RKLLM_INPUT_MULTIMODAL ? input.sequence.n : 0;
+  if (n_embedded > session.max_context())
+    throw Error(ErrorCode::CONTEXT_FULL,
+                format("the prompt has %lld image tokens, but max_context_len is %d; use fewer or raise max_context_len",
+                       static_cast<long long>(n_embedded), session.max_context()));
+  input.ids = input.type == RKLLM_INPUT_PROMPT
+                  ? tokenizer.encode(input.prompt, true)
+                  : multimodal_ids(tokenizer, input.prompt, rules.tags, rules.image_tokens, n_embedded);
+  const bool add = begins && (rules.add_bos < 0 ? tokenizer.add_bos() : rules.add_bos > 0);
   const std::vector<int32_t>& prefix = tokenizer.prefix();
-  if (add && !prefix.empty() && (ids.empty() || ids[0] != prefix[0])) {
-    ids.insert(ids.begin(), prefix.begin(), prefix.end());
-  }
-  return ids;
+  if (add && !prefix.empty() && (input.ids.empty() || input.ids[0] != prefix[0]))
+    input.ids.insert(input.ids.begin(), prefix.begin(), prefix.end());
+  input.sequence.ids = input.ids.data();
+  input.sequence.n = int64_t(input.ids.size());
+}
+
+uint64_t RunSettings::choose_seed() const {
+  if (!random_seed) return generation.seed;
+  std::random_device device;
+  return uint64_t(device()) << 32 | device();
 }
 
 namespace {
@@ -118,15 +137,9 @@ class Delivery {
   int32_t last_ = -1;
 };
 
-uint64_t choose_seed(const Runtime& runtime) {
-  if (!runtime.random_seed) return runtime.generation.seed;
-  std::random_device device;
-  return uint64_t(device()) << 32 | device();
-}
-
 void produce_hidden_states(Runtime& runtime, const SequenceInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
   const auto start = std::chrono::steady_clock::now();
-  runtime.session->check(input);  // before its length is multiplied
+  runtime.session->check(input, 0);  // before its length is multiplied
   Buffer<float> states(input.n * int64_t(runtime.model->spec.dim));
   runtime.session->hidden_states(input, states.data());
   perf.prefill_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -135,31 +148,46 @@ void produce_hidden_states(Runtime& runtime, const SequenceInput& input, Deliver
   delivery.hidden_states(states.data(), input.n);
 }
 
+// What the mask function of a handle says, as the decode loop asks for it.
+Constraint constraint_of(const Runtime& runtime) {
+  if (!runtime.mask) return nullptr;
+  return [&runtime](const int32_t* tokens, size_t n, std::vector<uint32_t>& mask) {
+    const int code = runtime.mask(tokens, n, mask.data(), mask.size(), runtime.mask_userdata);
+    if (code < 0) throw Error(ErrorCode::ABORTED, format("the mask function ended the run with %d", code));
+    return code == 0;
+  };
+}
+
 // Compute and deliver everything but the end. Throws Error.
 void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
-  std::vector<int32_t> ids;
-  if (input.type == RKLLM_INPUT_PROMPT) {
-    log(2, 'I', "prompt: " + input.prompt);
-    if (input.prompt.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the prompt is empty; give at least one character");
-    ids = prompt_ids(runtime, input.prompt);
-    input.sequence = {ids.data(), nullptr, int64_t(ids.size())};
-  } else {
+  Session& session = *runtime.session;
+  if (!input.prompt.empty()) log(2, 'I', "prompt: " + input.prompt);
+  if (input.sequence.ids || input.sequence.embed)
     perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
-                                                    : static_cast<const void*>(input.sequence.embed);
-  }
+                                            : static_cast<const void*>(input.sequence.embed);
+  prepare(input, session, runtime.prompt, true);
   if (input.mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) {
     produce_hidden_states(runtime, input.sequence, delivery, perf);
     return;
   }
-  Generation settings = runtime.generation;
-  settings.seed = perf.seed = choose_seed(runtime);
+  Generation settings = runtime.settings.generation;
+  settings.seed = perf.seed = runtime.settings.choose_seed();
+  if (!runtime.reuse_prefix) session.truncate(0);
+  GenerationEvents events;
+  events.on_token = [&](int32_t id) {
+    delivery.token(id);
+    return true;
+  };
+  events.constraint = constraint_of(runtime);
   Timing timing;
-  const Finish finish =
-      runtime.session->generate(input.sequence, settings, [&](int32_t id) { delivery.token(id); }, timing);
+  const Finish finish = generate(session, input.sequence, settings, events, timing);
   perf.prefill_ms = timing.prefill_ms;
   perf.generate_ms = timing.generate_ms;
   perf.prefill_tokens = timing.prefill_tokens;
   perf.generate_tokens = timing.generate_tokens;
+  perf.reused_tokens = timing.reused_tokens;
+  perf.drafted_tokens = timing.drafted_tokens;
+  perf.accepted_tokens = timing.accepted_tokens;
   perf.finish = int32_t(finish);
 }
 

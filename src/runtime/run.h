@@ -9,20 +9,22 @@
 
 namespace rkllm {
 
-// The input of a run. A prompt is copied, since an asynchronous caller may free it; arrays stay where they are.
+// An input of the interface. Text is copied, since an asynchronous caller may free it; arrays stay where they are.
 struct RunInput {
   RKLLMInputType type = RKLLM_INPUT_PROMPT;
   std::string prompt;
+  std::vector<int32_t> ids;  // what a prompt has become
   SequenceInput sequence;
   RKLLMInferMode mode = RKLLM_INFER_GENERATE;
 };
 
-// Throws Error(INVALID_ARGUMENT / UNSUPPORTED_MODEL).
+// Throws Error(INVALID_ARGUMENT).
 RunInput read_input(const RKLLMInput& input);
 
-// Turn a prompt into ids, with the begin token where the tokenizer or the option add_bos asks for one and the text
-// does not begin with it already.
-std::vector<int32_t> prompt_ids(const Runtime& runtime, const std::string& prompt);
+// Turn the prompt of an input, if it has one, into ids, so that `sequence` is complete. A sequence that begins gets the begin
+// token where the tokenizer or the rules ask for one and the text does not begin with it already.
+// Throws Error(INVALID_ARGUMENT / CONTEXT_FULL).
+void prepare(RunInput& input, const Session& session, const PromptRules& rules, bool begins);
 
 // Holds `busy` of a runtime. Throws Error(BUSY) when another holds it.
 class Occupied {

@@ -109,7 +109,9 @@ int32_t Sampler::draw() {
   return candidates_.back().id;
 }
 
-int32_t Sampler::sample(float* logits, int32_t n, const std::vector<int32_t>& history) {
+int32_t Sampler::sample(float* logits, int32_t n, const std::vector<int32_t>& history, const uint32_t* mask) {
+  for (int32_t i = 0; mask && i < n; i++)
+    if (!(mask[i / 32] >> (i % 32) & 1)) logits[i] = -INFINITY;
   penalize(logits, n, history);
   const bool greedy = sampling_.temperature == 0.0f || sampling_.top_k == 1;
   keep_top_k(logits, n, greedy ? 1 : sampling_.top_k > 0 ? std::min(sampling_.top_k, n) : n);

@@ -32,7 +32,10 @@ class Sampler {
 
   // Choose from n logits, which are changed. history: the latest tokens, at most kPenaltyWindow of them are used.
   // Throws Error(INTERNAL) when no logit is a finite number.
-  int32_t sample(float* logits, int32_t n, const std::vector<int32_t>& history);
+  int32_t sample(float* logits, int32_t n, const std::vector<int32_t>& history, const uint32_t* mask = nullptr);
+
+  // Choose by other settings from now on; the random numbers go on.
+  void set(const Sampling& sampling) { sampling_ = sampling; }
 
  private:
   struct Candidate {

@@ -1,55 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// One sequence over a shared model: feeds an input, then samples and appends tokens one by one.
+// One sequence over a shared model that grows by inputs and tokens, and the logits behind its last position.
 #pragma once
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <vector>
 
-#include "sampler.h"
-#include "transformer.h"
+#include "executor.h"
+#include "sequence.h"
 
 namespace rkllm {
 
-// Token ids or embeddings, which stay where the caller keeps them.
-struct SequenceInput {
-  const int32_t* ids = nullptr;
-  const float* embed = nullptr;  // [n, dim]
-  int64_t n = 0;
-};
+// f32 for fp32 models, else f16.
+KvType default_kv_type(const Model& model);
 
-enum class Finish : int { NONE = 0, STOP = 1, LENGTH = 2, CONTEXT = 3, ABORT = 4, ERROR = 5 };
+// Throws Error(INVALID_ARGUMENT) unless the model can have a context of this length.
+void check_context(const Model& model, int max_context);
 
-struct Generation {
-  Sampling sampling;
-  uint64_t seed = 0;
-  int32_t max_new_tokens = -1;  // -1: until an end token or a full context
-  bool ignore_eos = false;
-};
-
-// Throws Error(INVALID_ARGUMENT) naming the setting that is out of range.
-void check_generation(const Generation& settings);
-
-struct Timing {
-  double prefill_ms = 0.0;
-  double generate_ms = 0.0;
-  int32_t prefill_tokens = 0;
-  int32_t generate_tokens = 0;  // passes of the decode loop
-};
-
-// Used by one thread at a time, but for request_abort.
+// Used by one thread at a time, but for request_abort and request_end.
 class Session {
  public:
-  // n_threads 0: one per physical core. Throws Error(INVALID_ARGUMENT / OUT_OF_MEMORY).
-  Session(std::shared_ptr<const Model> model, int max_context, int n_threads);
+  Session(std::shared_ptr<Executor> executor, KvType type);
 
-  const Model& model() const { return *model_; }
-  int max_context() const { return cache_.max_positions(); }
-  int n_threads() const { return pool_->size(); }
-  int64_t kv_bytes() const { return cache_.n_bytes(); }
-  void set_threads(int n_threads);
-  void set_prefill_chunk(int rows);
+  const Model& model() const { return executor_->model(); }
+  Executor& executor() const { return *executor_; }
+  int max_context() const { return executor_->max_context(); }
+  const Sequence& sequence() const { return *sequence_; }
+  int64_t kv_bytes() const { return sequence_->cache().n_bytes(); }
+  KvType kv_type() const { return sequence_->cache().type(); }
+  // Keep keys and values in another form; the sequence becomes empty.
+  void set_kv_type(KvType type);
 
   // From any thread, also a signal handler: the active call ends within one pass.
   void request_abort() {
@@ -62,31 +42,53 @@ class Session {
     int once = kAbort;
     abort_.compare_exchange_strong(once, kNoAbort);
   }
+  bool is_aborted() const { return abort_ != kNoAbort; }
 
-  // Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) when the input cannot be run, as every call below does first.
-  void check(const SequenceInput& input) const;
+  // Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) when the input cannot be run behind `at` positions.
+  void check(const SequenceInput& input, int64_t at) const;
 
-  // Start anew with the input and pass each sampled token to on_token until something ends the run. End tokens are not
-  // passed on. Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) before anything is computed.
-  Finish generate(const SequenceInput& input, const Generation& settings,
-                  const std::function<void(int32_t)>& on_token, Timing& timing);
+  // Compute with this adapter from now on. Another one than before: the sequence becomes empty.
+  void use_adapter(std::shared_ptr<const Adapter> adapter);
 
-  // out = [input.n, vocab_size]. Throws Error(ABORTED) when aborted.
-  void logits(const SequenceInput& input, float* out);
+  // Drop what is not a prefix of the whole sequence `input`, and so much that a row is left to run. Returns what is kept.
+  int keep_common(const SequenceInput& input);
+  void truncate(int n);
+  void copy(const Session& other);
 
-  // out = [input.n, dim], the final hidden states behind the last norm. Throws Error(ABORTED) when aborted.
+  // The length to decode the next token at: that of the prompt where the rotary base follows prompts only.
+  int next_length() const;
+
+  // Append rows of a sequence that will be `length` long as far as it is known. Rows must have been checked. False when
+  // aborted; what has been computed stays.
+  bool append(const SequenceInput& input, int length);
+
+  // Append n tokens, chunk() at most, in one pass; out = [n, padded(vocab_size)] logits behind each.
+  void decode(const int32_t* ids, int n, int length, float* out);
+
+  // Append one token to each of n sessions of one executor in one pass, or as few as chunk() allows. Ids and the room for
+  // them must have been checked.
+  static void step(Session* const* sessions, const int32_t* ids, int n);
+
+  // [padded(vocab_size)] behind the last position; nullptr: there are none.
+  const float* logits() const { return has_logits_ ? logits_.data() : nullptr; }
+
+  // Start anew with the input; out = [input.n, vocab_size], or [input.n, dim] final hidden states behind the last norm.
+  // Throw Error(ABORTED) when aborted.
+  void all_logits(const SequenceInput& input, float* out);
   void hidden_states(const SequenceInput& input, float* out);
 
  private:
   template <class AfterChunk>
-  bool prefill(const SequenceInput& input, int first, int length, const AfterChunk& after_chunk);
+  bool run(const SequenceInput& input, int length, const AfterChunk& after_chunk);
+  Segment segment(const SequenceInput& rows, int length);
+  void compute_anew(int length);
 
-  std::shared_ptr<const Model> model_;
-  KvCache cache_;
-  std::unique_ptr<ThreadPool> pool_;
-  int chunk_;
-  std::unique_ptr<Workspace> workspace_;
+  std::shared_ptr<Executor> executor_;
+  std::shared_ptr<const Adapter> adapter_;
+  std::unique_ptr<Sequence> sequence_;
+  int prompt_length_ = 0;  // of the last input that was appended
   Buffer<float> logits_;
+  bool has_logits_ = false;
   static constexpr int kNoAbort = 0, kAbort = 1, kEnd = 2;
   std::atomic<int> abort_{kNoAbort};
 };

@@ -35,7 +35,9 @@ Workspace::Workspace(const Model& model, int max_rows, int max_positions, int n_
       q_a_stride(padded(model.spec.q_lora_rank)),
       scratch_stride(latent_stride ? max_rows * head_slot(std::max(model.spec.kv_lora_rank, model.spec.v_head_dim)) : 0),
       q_latent(max_rows * latent_stride), values(max_rows * values_stride), q_a(max_rows * q_a_stride),
-      scratch(n_threads * scratch_stride) {}
+      scratch(n_threads * scratch_stride) {
+  rows.reserve(size_t(max_rows));
+}
 
 namespace {
 
@@ -46,23 +48,31 @@ bool is_every(uint32_t period, int layer) { return period && (uint32_t(layer) + 
 struct Pass {
   const Model& model;
   const Spec& spec;
-  const Rows& rows;
-  KvCache& cache;
+  int n;  // rows
   Workspace& w;
   ThreadPool& pool;
   const Kernels& kernels;
 
   void embed() const {
-    pool.run(rows.n, [&](int t, int) {
+    pool.run(n, [&](int t, int) {
       float* row = w.x.data() + t * w.dim_stride;
       const Matrix& table = model.embedding;
-      if (!rows.ids) {
-        memcpy(row, rows.embed + int64_t(t) * spec.dim, spec.dim * sizeof(float));
+      if (w.rows[size_t(t)].embed) {
+        memcpy(row, w.rows[size_t(t)].embed, spec.dim * sizeof(float));
         return;
       }
-      unpack_row(*table.format, table.rows, table.cols, table.packed, rows.ids[t], row);
+      unpack_row(*table.format, table.rows, table.cols, table.packed, w.rows[size_t(t)].id, row);
       if (spec.embed_scale != 1.0f) kernels.scale(row, spec.embed_scale, int(w.dim_stride));
     });
+  }
+
+  // Linear layers of the current activations.
+  void multiply(std::initializer_list<Product> products) const {
+    rkllm::multiply(w.activations, products, kernels, pool);
+    if (w.tap) {
+      const Activations& x = w.activations;
+      w.tap(products.begin()->linear->name + ".weight", x.data(), n, x.cols(), x.stride());
+    }
   }
 
   void norm_row(const Norm& norm, const float* x, float* out) const {
@@ -72,15 +82,15 @@ struct Pass {
 
   // normed = norm(x)
   void norm(const Norm& norm) const {
-    pool.run(rows.n, [&](int t, int) {
+    pool.run(n, [&](int t, int) {
       norm_row(norm, w.x.data() + t * w.dim_stride, w.normed.data() + t * w.dim_stride);
     });
-    w.activations.set(w.normed.data(), w.dim_stride, rows.n, spec.dim);
+    w.activations.set(w.normed.data(), w.dim_stride, n, spec.dim);
   }
 
   // x += scale * norm(projected)
   void residual(const Norm& post_norm) const {
-    pool.run(rows.n, [&](int t, int) {
+    pool.run(n, [&](int t, int) {
       float* added = w.projected.data() + t * w.dim_stride;
       if (spec.post_norms) norm_row(post_norm, added, added);
       if (spec.residual_scale != 1.0f) kernels.scale(added, spec.residual_scale, int(w.dim_stride));
@@ -101,10 +111,11 @@ struct Pass {
     const int half = is_every(spec.unrotated_layer_period, layer) ? 0 : stride;
     const bool is_local = spec.rope_local && !is_global(layer);
     const Layer& norms = model.layers[size_t(layer)];
-    pool.run(rows.n, [&](int t, int) {
+    pool.run(n, [&](int t, int) {
       const float* cosines = (is_local ? w.local_cosines : w.cosines).data() + int64_t(t) * stride;
       const float* sines = (is_local ? w.local_sines : w.sines).data() + int64_t(t) * stride;
-      const uint32_t length = uint32_t(rows.position + t) + 1;
+      const Workspace::Row& row = w.rows[size_t(t)];
+      const uint32_t length = uint32_t(row.position) + 1;
       if (spec.logn_context && length > spec.logn_context) {
         const double factor = logarithm(double(length)) / logarithm(double(spec.logn_context));
         kernels.scale(w.q.data() + t * w.q_stride, float(factor), int(w.q_stride));
@@ -114,25 +125,23 @@ struct Pass {
       for (int h = 0; h < int(spec.n_kv_heads); h++) {
         float* key = w.k.data() + t * w.kv_stride + h * head_dim;
         prepare_head(norms.k_norm, cosines, sines, half, key);
-        cache.put(layer, h, rows.position + t, key, w.v.data() + t * w.kv_stride + h * head_dim, kernels);
+        row.segment->cache->put(layer, h, row.position, key, w.v.data() + t * w.kv_stride + h * head_dim, kernels);
       }
     });
   }
 
   // Of the queries given, from the cache.
   void attend_layer(int index, const Buffer<float>& q, int64_t q_stride) const {
-    const AttentionRows entry = {&cache, rows.position, rows.n};
-    attend(attention_shape(spec), index, is_global(index) ? 0 : int(spec.sliding_window), &entry, 1, q.data(), q_stride,
+    const int window = is_global(index) ? 0 : int(spec.sliding_window);
+    attend(attention_shape(spec), index, window, w.attended.data(), int(w.attended.size()), q.data(), q_stride,
            w.mixed.data(), w.mixed_stride, w.attention, kernels, pool);
   }
 
   void head_attention(const Layer& layer, int index) const {
-    multiply(w.activations,
-             {{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride}, {&layer.v, w.v.data(), w.kv_stride}},
-             kernels, pool);
+    multiply({{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride}, {&layer.v, w.v.data(), w.kv_stride}});
     rotate_and_store(index);
     attend_layer(index, w.q, w.q_stride);
-    w.activations.set(w.mixed.data(), w.mixed_stride, rows.n, layer.output.weight.cols);
+    w.activations.set(w.mixed.data(), w.mixed_stride, n, layer.output.weight.cols);
   }
 
   // Multi-head latent attention (arXiv:2405.04434) without expanding keys and values: q . (k_b c) = (q k_b) . c and
@@ -140,21 +149,21 @@ struct Pass {
   void latent_attention(const Layer& layer, int index) const {
     const int heads = int(spec.n_heads), latent = int(spec.kv_lora_rank), key_width = int(key_dim(spec));
     const int head_dim = int(spec.head_dim), rope_dim = int(spec.rope_dim), half = model.rope.half();
-    multiply(w.activations, {{&layer.q_a, w.q_a.data(), w.q_a_stride}, {&layer.kv_a, w.k.data(), w.kv_stride}}, kernels,
-             pool);
-    pool.run(rows.n, [&](int t, int) {
+    multiply({{&layer.q_a, w.q_a.data(), w.q_a_stride}, {&layer.kv_a, w.k.data(), w.kv_stride}});
+    pool.run(n, [&](int t, int) {
       float* q_a = w.q_a.data() + t * w.q_a_stride;
       float* key = w.k.data() + t * w.kv_stride;
       kernels.rms_norm(q_a, layer.q_a_norm.weight.data(), spec.lora_norm_eps, int(spec.q_lora_rank), q_a);
       kernels.rms_norm(key, layer.kv_a_norm.weight.data(), spec.lora_norm_eps, latent, key);
       kernels.rotate(key + latent, w.cosines.data() + int64_t(t) * half, w.sines.data() + int64_t(t) * half, half);
-      cache.put(index, 0, rows.position + t, key, key, kernels);
+      const Workspace::Row& row = w.rows[size_t(t)];
+      row.segment->cache->put(index, 0, row.position, key, key, kernels);
     });
-    w.activations.set(w.q_a.data(), w.q_a_stride, rows.n, spec.q_lora_rank);
-    multiply(w.activations, {{&layer.q, w.q.data(), w.q_stride}}, kernels, pool);
-    multiply_heads(layer.k_b, heads, rows.n, w.q.data(), {head_dim, w.q_stride}, w.q_latent.data(),
+    w.activations.set(w.q_a.data(), w.q_a_stride, n, spec.q_lora_rank);
+    multiply({{&layer.q, w.q.data(), w.q_stride}});
+    multiply_heads(layer.k_b, heads, n, w.q.data(), {head_dim, w.q_stride}, w.q_latent.data(),
                    {key_width, w.latent_stride}, w.scratch.data(), w.scratch_stride, kernels, pool);
-    pool.run(rows.n, [&](int t, int) {
+    pool.run(n, [&](int t, int) {
       for (int h = 0; h < heads; h++) {
         float* rotated = w.q.data() + t * w.q_stride + (h + 1) * head_dim - rope_dim;
         kernels.rotate(rotated, w.cosines.data() + int64_t(t) * half, w.sines.data() + int64_t(t) * half, half);
@@ -162,9 +171,9 @@ struct Pass {
       }
     });
     attend_layer(index, w.q_latent, w.latent_stride);
-    multiply_heads(layer.v_b, heads, rows.n, w.mixed.data(), {latent, w.mixed_stride}, w.values.data(),
+    multiply_heads(layer.v_b, heads, n, w.mixed.data(), {latent, w.mixed_stride}, w.values.data(),
                    {spec.v_head_dim, w.values_stride}, w.scratch.data(), w.scratch_stride, kernels, pool);
-    w.activations.set(w.values.data(), w.values_stride, rows.n, layer.output.weight.cols);
+    w.activations.set(w.values.data(), w.values_stride, n, layer.output.weight.cols);
   }
 
   void attention(int index) const {
@@ -172,38 +181,48 @@ struct Pass {
     norm(layer.attn_norm);
     if (spec.kv_lora_rank) latent_attention(layer, index);
     else head_attention(layer, index);
-    multiply(w.activations, {{&layer.output, w.projected.data(), w.dim_stride}}, kernels, pool);
+    multiply({{&layer.output, w.projected.data(), w.dim_stride}});
     residual(layer.post_attn_norm);
   }
 
   void feed_forward(int index) const {
     const Layer& layer = model.layers[size_t(index)];
     // The norm's output of a parallel residual is still that of the attention.
-    if (spec.parallel_residual) w.activations.set(w.normed.data(), w.dim_stride, rows.n, spec.dim);
+    if (spec.parallel_residual) w.activations.set(w.normed.data(), w.dim_stride, n, spec.dim);
     else norm(layer.ffn_norm);
     if (spec.ffn_gated)
-      multiply(w.activations, {{&layer.gate, w.gate.data(), w.ffn_stride}, {&layer.up, w.up.data(), w.ffn_stride}},
-               kernels, pool);
-    else multiply(w.activations, {{&layer.up, w.gate.data(), w.ffn_stride}}, kernels, pool);
+      multiply({{&layer.gate, w.gate.data(), w.ffn_stride}, {&layer.up, w.up.data(), w.ffn_stride}});
+    else multiply({{&layer.up, w.gate.data(), w.ffn_stride}});
     const auto activate = spec.activation == "gelu" ? kernels.gelu_mul : kernels.silu_mul;
-    pool.run(rows.n, [&](int t, int) {
+    pool.run(n, [&](int t, int) {
       activate(w.gate.data() + t * w.ffn_stride, spec.ffn_gated ? w.up.data() + t * w.ffn_stride : nullptr,
                int(w.ffn_stride));
     });
-    w.activations.set(w.gate.data(), w.ffn_stride, rows.n, spec.ffn_dim);
-    multiply(w.activations, {{&layer.down, w.projected.data(), w.dim_stride}}, kernels, pool);
+    w.activations.set(w.gate.data(), w.ffn_stride, n, spec.ffn_dim);
+    multiply({{&layer.down, w.projected.data(), w.dim_stride}});
     residual(layer.post_ffn_norm);
   }
 };
 
 }  // namespace
 
-void forward(const Model& model, const Rows& rows, KvCache& cache, Workspace& workspace, ThreadPool& pool) {
-  const Pass pass = {model, model.spec, rows, cache, workspace, pool, kernels()};
-  model.rope.angles(rows.position, rows.n, rows.length, workspace.cosines.data(), workspace.sines.data());
-  if (model.spec.rope_local)
-    model.local_rope.angles(rows.position, rows.n, rows.length, workspace.local_cosines.data(),
-                            workspace.local_sines.data());
+void forward(const Model& model, const Segment* segments, int n_segments, Workspace& w, ThreadPool& pool) {
+  w.rows.clear();
+  w.attended.clear();
+  for (const Segment* s = segments; s < segments + n_segments; s++) {
+    const int64_t at = int64_t(w.rows.size()) * model.rope.half();
+    const float* embed = s->embed;
+    w.attended.push_back({s->cache, s->position, s->n});
+    for (int i = 0; i < s->n; i++) {
+      const bool is_token = s->ids && s->ids[i] >= 0;
+      w.rows.push_back({s, s->position + i, is_token ? s->ids[i] : -1, is_token ? nullptr : embed});
+      if (!is_token) embed += model.spec.dim;
+    }
+    model.rope.angles(s->position, s->n, s->length, w.cosines.data() + at, w.sines.data() + at);
+    if (model.spec.rope_local)
+      model.local_rope.angles(s->position, s->n, s->length, w.local_cosines.data() + at, w.local_sines.data() + at);
+  }
+  const Pass pass = {model, model.spec, int(w.rows.size()), w, pool, kernels()};
   pass.embed();
   for (int i = 0; i < int(model.spec.n_layers); i++) {
     pass.attention(i);
@@ -218,6 +237,10 @@ void project(const Model& model, Workspace& workspace, int first, int n, float* 
   const Spec& spec = model.spec;
   const int64_t stride = padded(spec.vocab_size);
   multiply(workspace.activations, {{&model.output, out, stride}}, kernels(), pool);
+  if (workspace.tap) {
+    const Activations& x = workspace.activations;
+    workspace.tap(model.output.name + ".weight", x.data(), n, x.cols(), x.stride());
+  }
   if (spec.logit_softcap == 0.0f && spec.logit_scale == 1.0f) return;
   pool.run(n, [&](int t, int) {
     if (spec.logit_softcap > 0.0f) kernels().softcap(out + t * stride, spec.logit_scale, spec.logit_softcap, int(stride));

@@ -2,20 +2,32 @@
 // The forward pass. One function runs n >= 1 rows: prefill, decode, embedding input and logits are all this call.
 #pragma once
 
+#include <functional>
+#include <string>
+#include <vector>
+
 #include "attention.h"
 #include "kv_cache.h"
 #include "model.h"
 
 namespace rkllm {
 
-// New rows of one sequence: token ids or embeddings, at positions position ... position + n - 1.
-struct Rows {
-  const int32_t* ids;  // [n], or nullptr
-  const float* embed;  // [n, dim] when ids is nullptr
+struct Adapter;
+
+// New rows of one sequence, at positions position ... position + n - 1. A row is a token of ids or, where ids is nullptr or
+// the id is negative, the next row of embed.
+struct Segment {
+  KvCache* cache;
+  const Adapter* adapter;  // or nullptr
+  const int32_t* ids;      // [n]
+  const float* embed;      // [rows that are not tokens, dim]
   int n;
   int position;
   int length;  // of the whole sequence as far as it is known; dynamic rotary scaling depends on it
 };
+
+// Sees the rows that enter linear layers: the weight's name, then rows of cols floats, stride apart.
+using Tap = std::function<void(const std::string& name, const float* x, int64_t rows, int64_t cols, int64_t stride)>;
 
 // Everything a forward pass writes, allocated once. Used by one thread at a time.
 struct Workspace {
@@ -30,10 +42,21 @@ struct Workspace {
   // Latent attention only: queries in latent space, the heads' values, and multiply_heads' memory for each thread.
   int64_t latent_stride, values_stride, q_a_stride, scratch_stride;
   Buffer<float> q_latent, values, q_a, scratch;
+  Tap tap;  // empty: nobody watches
+  // What each row of the current pass is.
+  struct Row {
+    const Segment* segment;
+    int position;
+    int32_t id;          // or -1
+    const float* embed;  // where id is -1
+  };
+  std::vector<Row> rows;
+  std::vector<AttentionRows> attended;
 };
 
-// Append the rows to the cache and leave their final hidden states (after the last norm) in workspace.normed.
-void forward(const Model& model, const Rows& rows, KvCache& cache, Workspace& workspace, ThreadPool& pool);
+// Append the rows of all segments, max_rows at most together, to their caches and leave their final hidden states (after the last
+// norm) in workspace.normed, one segment behind the other. Bits do not depend on what shares the pass.
+void forward(const Model& model, const Segment* segments, int n_segments, Workspace& workspace, ThreadPool& pool);
 
 // out[i] = logits of hidden state first + i, n rows of padded(vocab_size) floats.
 void project(const Model& model, Workspace& workspace, int first, int n, float* out, ThreadPool& pool);

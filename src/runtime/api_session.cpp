@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sessions of rkllm_ext.h: sequences over a handle's model whose tokens the caller chooses.
+#include <algorithm>
+
+#include "handle.h"
+#include "options.h"
+#include "run.h"
+
+using namespace rkllm;
+
+// `busy` is held by the thread that uses the session; abort needs it not.
+struct RKLLMExtSession {
+  explicit RKLLMExtSession(const Runtime& runtime)
+      : executor(runtime.executor), session(runtime.executor, runtime.session->kv_type()), prompt(runtime.prompt),
+        settings(runtime.settings), sampler(settings.generation.sampling, settings.choose_seed()) {}
+  RKLLMExtSession(const RKLLMExtSession& other)
+      : executor(other.executor), session(other.executor, other.session.kv_type()), prompt(other.prompt),
+        settings(other.settings), sampler(other.sampler) {
+    session.copy(other.session);
+  }
+  RKLLMExtSession& operator=(const RKLLMExtSession&) = delete;
+
+  std::shared_ptr<Executor> executor;
+  Session session;
+  PromptRules prompt;
+  RunSettings settings;
+  Sampler sampler;
+  Buffer<float> scratch;  // logits, for the sampler to change
+  std::atomic<bool> busy{false};
+};
+
+namespace {
+
+// Holds sessions for one call; all of them or none.
+class Held {
+ public:
+  Held(RKLLMExtSession* const* sessions, size_t n) : sessions_(sessions) {
+    for (; count_ < n; count_++)
+      if (sessions[count_]->busy.exchange(true)) {
+        release();
+        throw Error(ErrorCode::BUSY, "the session is in use: by another thread, or it is named twice in this call");
+      }
+  }
+  ~Held() { release(); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+ private:
+  void release() {
+    while (count_ > 0) sessions_[--count_]->busy = false;
+  }
+  RKLLMExtSession* const* sessions_;
+  size_t count_ = 0;
+};
+
+// guard() for a call on one session.
+template <class Body>
+int guard_session(RKLLMExtSession* session, const Body& body) noexcept {
+  return guard([&] {
+    need(session, "the session is NULL");
+    const Held held(&session, 1);
+    body(*session);
+  });
+}
+
+void check_step(RKLLMExtSession& s, int32_t token, size_t index, const Executor* executor) {
+  if (s.executor.get() != executor)
+    throw Error(ErrorCode::INVALID_ARGUMENT, rkllm::format("session %zu belongs to another model than session 0", index));
+  try {
+    s.session.check({&token, nullptr, 1}, s.session.sequence().length());
+  } catch (const Error& error) {
+    throw Error(error.code(), rkllm::format("session %zu: %s", index, error.sentence().c_str()));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+int rkllm_ext_session_open(LLMHandle handle, RKLLMExtSession** session) {
+  return guard_handle(handle, [&](Runtime& runtime) {
+    need(session, "session is NULL");
+    *session = nullptr;
+    const std::lock_guard<std::mutex> lock(runtime.options_mutex);
+    *session = new RKLLMExtSession(runtime);
+  });
+}
+
+void rkllm_ext_session_close(RKLLMExtSession* session) { delete session; }
+
+int rkllm_ext_session_prefill(RKLLMExtSession* session, const RKLLMInput* input, int flags, size_t* computed) {
+  if (computed) *computed = 0;
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(input, "input is NULL");
+    s.session.clear_abort();
+    const bool whole = flags & RKLLM_EXT_WHOLE;
+    RunInput run_input = read_input(*input);
+    prepare(run_input, s.session, s.prompt, whole || s.session.sequence().length() == 0);
+    const SequenceInput& given = run_input.sequence;
+    s.session.check(given, whole ? 0 : s.session.sequence().length());
+    const int kept = whole ? s.session.keep_common(given) : 0, before = s.session.sequence().length();
+    const SequenceInput rest = part(given, kept, given.n - kept, s.session.model().spec.dim);
+    const bool done = s.session.append(rest, before + int(rest.n));
+    if (computed) *computed = size_t(s.session.sequence().length() - before);
+    if (!done) throw Error(ErrorCode::ABORTED, "the prefill was aborted; the session keeps what was computed");
+  });
+}
+
+int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* tokens, size_t n) {
+  return guard([&] {
+    need(sessions && tokens && n > 0 && n <= 65536, "sessions and tokens must be given, 1 to 65536 of them");
+    for (size_t i = 0; i < n; i++) need(sessions[i], "a session is NULL");
+    const Held held(sessions, n);
+    std::vector<Session*> all;
+    for (size_t i = 0; i < n; i++) {
+      check_step(*sessions[i], tokens[i], i, sessions[0]->executor.get());
+      sessions[i]->session.clear_abort();
+      all.push_back(&sessions[i]->session);
+    }
+    Session::step(all.data(), tokens, int(n));
+  });
+}
+
+const float* rkllm_ext_session_logits(RKLLMExtSession* session) { return session ? session->session.logits() : nullptr; }
+
+int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token) {
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(token, "token is NULL");
+    const float* logits = s.session.logits();
+    need(logits, "the session has no logits to sample from; prefill or step it first");
+    const int32_t vocab = int32_t(s.session.model().spec.vocab_size);
+    if (!s.scratch.size()) s.scratch.resize(padded(vocab));
+    memcpy(s.scratch.data(), logits, size_t(vocab) * sizeof(float));
+    const std::vector<uint64_t>& keys = s.session.sequence().keys();
+    std::vector<int32_t> history;
+    for (size_t i = keys.size() - std::min(keys.size(), size_t(kPenaltyWindow)); i < keys.size(); i++)
+      history.push_back(token_of(keys[i]));
+    *token = s.sampler.sample(s.scratch.data(), vocab, history, mask);
+  });
+}
+
+int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value) {
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(name && value, "name and value must be given");
+    set_run_option(s.settings, s.session.model(), name, value);
+    if (!strcmp(name, "seed")) s.sampler = Sampler(s.settings.generation.sampling, s.settings.choose_seed());
+    else s.sampler.set(s.settings.generation.sampling);
+  });
+}
+
+int rkllm_ext_session_truncate(RKLLMExtSession* session, size_t n) {
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    const size_t length = size_t(s.session.sequence().length());
+    if (n > length)
+      throw Error(ErrorCode::INVALID_ARGUMENT,
+                  rkllm::format("the session has %zu positions; it cannot be truncated to %zu", length, n));
+    s.session.truncate(int(n));
+  });
+}
+
+int rkllm_ext_session_fork(RKLLMExtSession* session, RKLLMExtSession** fork) {
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(fork, "fork is NULL");
+    *fork = nullptr;
+    *fork = new RKLLMExtSession(s);
+  });
+}
+
+int rkllm_ext_session_tokens(RKLLMExtSession* session, int32_t* out, size_t capacity, size_t* count) {
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(count, "count is NULL");
+    const std::vector<uint64_t>& keys = s.session.sequence().keys();
+    *count = keys.size();
+    for (size_t i = 0; out && i < std::min(capacity, keys.size()); i++) out[i] = token_of(keys[i]);
+  });
+}
+
+int rkllm_ext_session_abort(RKLLMExtSession* session) {
+  return guard([&] {
+    need(session, "the session is NULL");
+    session->session.request_abort();
+  });
+}
+
+}  // extern "C"

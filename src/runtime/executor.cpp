@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "executor.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "kernels/cpu.h"
+
+namespace rkllm {
+namespace {
+
+constexpr int kDefaultChunk = 64;  // an abort of a prefill waits for at most one
+constexpr int kMostChunk = 512;
+constexpr int kMostThreads = 256;
+
+int check_threads(int n_threads) {
+  if (n_threads < 0 || n_threads > kMostThreads)
+    throw Error(ErrorCode::INVALID_ARGUMENT, format("n_threads is %d, but must be 0 (automatic) to %d", n_threads, kMostThreads));
+  return n_threads ? n_threads : std::min(cpu_cores(), kMostThreads);
+}
+
+}  // namespace
+
+void Turns::take() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const uint64_t mine = given_++;
+  next_.wait(lock, [&] { return served_ == mine; });
+}
+
+void Turns::give() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  served_++;
+  if (given_ != served_) next_.notify_all();
+}
+
+Executor::Executor(std::shared_ptr<const Model> model, int max_context, int n_threads)
+    : model_(std::move(model)), max_context_(max_context), n_threads_(check_threads(n_threads)),
+      chunk_(std::min(kDefaultChunk, max_context)), pool_(std::make_unique<ThreadPool>(n_threads_)) {
+  make_workspace(chunk_);
+}
+
+void Executor::make_workspace(int rows) {
+  auto workspace = std::make_unique<Workspace>(*model_, rows, max_context_, pool_->size());
+  if (workspace_) workspace->tap = std::move(workspace_->tap);
+  workspace_ = std::move(workspace);
+  capacity_ = rows;
+}
+
+void Executor::set_threads(int n_threads) {
+  const int count = check_threads(n_threads);
+  const Turn turn(turns_);
+  pool_ = std::make_unique<ThreadPool>(count);
+  n_threads_ = count;
+  make_workspace(capacity_);
+}
+
+void Executor::set_chunk(int rows) {
+  if (rows < 1 || rows > kMostChunk)
+    throw Error(ErrorCode::INVALID_ARGUMENT, format("prefill_chunk is %d, but must be 1 to %d", rows, kMostChunk));
+  const Turn turn(turns_);
+  if (rows > capacity_) make_workspace(rows);
+  chunk_ = rows;
+}
+
+void Executor::set_tap(Tap tap) {
+  const Turn turn(turns_);
+  workspace_->tap = std::move(tap);
+}
+
+}  // namespace rkllm

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+
+namespace rkllm {
+namespace {
+
+[[noreturn]] void refuse(const std::string& name, const std::string& value, const char* wanted) {
+  throw Error(ErrorCode::INVALID_ARGUMENT, "the option " + name + " is '" + value + "', but must be " + wanted);
+}
+
+int64_t integer(const std::string& name, const std::string& value, int64_t least, int64_t most) {
+  char* end = nullptr;
+  errno = 0;
+  const long long number = strtoll(value.c_str(), &end, 10);
+  if (value.empty() || *end || errno || number < least || number > most)
+    refuse(name, value, format("an integer from %lld to %lld", static_cast<long long>(least),
+                                      static_cast<long long>(most)).c_str());
+  return number;
+}
+
+float number(const std::string& name, const std::string& value) {
+  char* end = nullptr;
+  const float result = strtof(value.c_str(), &end);
+  if (value.empty() || *end || !std::isfinite(result)) refuse(name, value, "a number");
+  return result;
+}
+
+void set_seed(RunSettings& settings, const std::string& value) {
+  settings.random_seed = value == "random";
+  if (settings.random_seed) return;
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long long seed = strtoull(value.c_str(), &end, 10);
+  if (value.empty() || value[0] == '-' || *end || errno) refuse("seed", value, "0 to 18446744073709551615, or random");
+  settings.generation.seed = seed;
+}
+
+std::vector<int64_t> counts(const std::string& name, const std::string& value) {
+  std::vector<int64_t> result;
+  for (size_t begin = 0; begin < value.size();) {
+    const size_t end = std::min(value.find(',', begin), value.size());
+    result.push_back(integer(name, value.substr(begin, end - begin), 1, INT32_MAX));
+    begin = end + 1;
+  }
+  return result;
+}
+
+void set_kv_type(Runtime& runtime, const std::string& name, const std::string& value) {
+  KvType type;
+  if (!parse_kv_type(value.c_str(), &type)) refuse(name, value, "f16, f32 or int8");
+  if (type != runtime.session->kv_type()) runtime.session->set_kv_type(type);
+}
+
+struct RunOption {
+  const char* name;
+  void (*set)(RunSettings& settings, const Model& model, const std::string& name, const std::string& value);
+};
+
+const RunOption kRunOptions[] = {
+    {"max_new_tokens", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.max_new_tokens = int32_t(integer(n, v, -1, INT32_MAX)); }},
+    {"top_k", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.top_k = int32_t(integer(n, v, INT32_MIN, INT32_MAX)); }},
+    {"top_p", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.top_p = number(n, v); }},
+    {"temperature", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.temperature = number(n, v); }},
+    {"repeat_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.repeat_penalty = number(n, v); }},
+    {"frequency_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.frequency_penalty = number(n, v); }},
+    {"presence_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.presence_penalty = number(n, v); }},
+    {"ignore_eos", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.ignore_eos = integer(n, v, 0, 1) != 0; }},
+    {"n_keep", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.n_keep = int32_t(integer(n, v, -1, INT32_MAX)); }},
+    {"draft", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.draft = int32_t(integer(n, v, 0, kMostDraft)); }},
+    {"seed", [](RunSettings& s, auto&, auto&, auto& v) { set_seed(s, v); }},
+};
+
+struct HandleOption {
+  const char* name;
+  void (*set)(Runtime& runtime, const std::string& name, const std::string& value);
+};
+
+const HandleOption kHandleOptions[] = {
+    {"skip_special_token", [](Runtime& r, auto& n, auto& v) { r.skip_special = integer(n, v, 0, 1) != 0; }},
+    {"reuse_prefix", [](Runtime& r, auto& n, auto& v) { r.reuse_prefix = integer(n, v, 0, 1) != 0; }},
+    {"add_bos", [](Runtime& r, auto& n, auto& v) { r.prompt.add_bos = v == "auto" ? -1 : int(integer(n, v, 0, 1)); }},
+    {"image_tokens", [](Runtime& r, auto& n, auto& v) { r.prompt.image_tokens = counts(n, v); }},
+    {"n_threads", [](Runtime& r, auto& n, auto& v) { r.executor->set_threads(int(integer(n, v, 0, 256))); }},
+    {"prefill_chunk", [](Runtime& r, auto& n, auto& v) { r.executor->set_chunk(int(integer(n, v, 1, 512))); }},
+    {"kv_type", [](Runtime& r, auto& n, auto& v) { set_kv_type(r, n, v); }},
+};
+
+template <class Options>
+auto find(const Options& options, const std::string& name) {
+  return std::find_if(std::begin(options), std::end(options), [&](const auto& option) { return option.name == name; });
+}
+
+template <class Options>
+std::string names_of(const Options& options) {
+  std::string names;
+  for (const auto& option : options) names += std::string(names.empty() ? "" : ", ") + option.name;
+  return names;
+}
+
+[[noreturn]] void refuse_name(const std::string& name, const std::string& names) {
+  throw Error(ErrorCode::INVALID_ARGUMENT, "the option '" + name + "' does not exist; there are " + names);
+}
+
+}  // namespace
+
+void set_run_option(RunSettings& settings, const Model& model, const std::string& name, const std::string& value) {
+  const auto option = find(kRunOptions, name);
+  if (option == std::end(kRunOptions)) refuse_name(name, names_of(kRunOptions));
+  RunSettings changed = settings;  // a refused value changes nothing
+  option->set(changed, model, name, value);
+  check_generation(changed.generation);
+  settings = std::move(changed);
+}
+
+void set_option(Runtime& runtime, const std::string& name, const std::string& value) {
+  const auto option = find(kHandleOptions, name);
+  if (option != std::end(kHandleOptions)) option->set(runtime, name, value);
+  else if (find(kRunOptions, name) != std::end(kRunOptions)) set_run_option(runtime.settings, *runtime.model, name, value);
+  else refuse_name(name, names_of(kRunOptions) + ", " + names_of(kHandleOptions));
+}
+
+}  // namespace rkllm

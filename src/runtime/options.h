@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Settings by name and text, as rkllm_ext_set_option and rkllm_ext_session_set_option take them.
+#pragma once
+
+#include <string>
+
+#include "handle.h"
+
+namespace rkllm {
+
+// Both throw Error(INVALID_ARGUMENT) when the name is unknown or the value not possible; nothing has changed then.
+
+// A setting of runs and sessions.
+void set_run_option(RunSettings& settings, const Model& model, const std::string& name, const std::string& value);
+
+// One of these, or one of a handle.
+void set_option(Runtime& runtime, const std::string& name, const std::string& value);
+
+}  // namespace rkllm
