@@ -6,26 +6,19 @@ One tensor is in memory at a time, so the peak does not grow with the number of 
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .arch import Located, resolve
-from .errors import RKLLMError
-from .metadata import model_keys
 from .progress import Progress, Report
 from .quant.formats import check_platform
 from .quant.plan import plan
 from .quant.quantizer import Facts, RoundToNearest
 from .quant.recipe import FileName, Recipe
-from .readers import Checkpoint, open_checkpoint
+from .source_model import open_model
 from .writer import Entry, ModelWriter, check_target
 
 if TYPE_CHECKING:
@@ -107,25 +100,22 @@ def convert(
     cores = check_platform(platform, quantized_dtype, npu_cores)
     target = check_target(out)
 
-    with open_checkpoint(source) as checkpoint:
-        with _naming(checkpoint.path):
-            shapes = {name: checkpoint.shape(name) for name in checkpoint.tensor_names}
-            spec, tensors = resolve(checkpoint.config, checkpoint.kind, shapes)
-            matrices = {name: tensor.shape for name, tensor in tensors.items()}
-            formats = plan(matrices, recipe.quantized_dtype, recipe.head_format)
-            entries = [_entry(name, tensor, formats[name]) for name, tensor in tensors.items()]
-        work = checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
+    with open_model(source) as model:
+        with model.naming():
+            formats = plan(
+                {name: each.shape for name, each in model.tensors.items()}, recipe.quantized_dtype, recipe.head_format
+            )
+            entries = [_entry(name, each.shape, formats[name]) for name, each in model.tensors.items()]
+        work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
         rows: list[Facts] = []
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
-            fingerprint = checkpoint.fingerprint(done.add)
-            with _naming(checkpoint.path):
-                how = {"format": quantized_dtype, "algorithm": algorithm, "platform": platform}
-                keys = model_keys(checkpoint, spec, fingerprint, **how)
+            fingerprint = model.checkpoint.fingerprint(done.add)
+            keys = model.keys(fingerprint, format=quantized_dtype, algorithm=algorithm, platform=platform)
             quantizer = RoundToNearest(formats, measure)
             with ModelWriter(target, keys, entries) as file:
                 for entry in entries:
-                    with _naming(checkpoint.path):
-                        data, facts = quantizer.pack(_SourceTensor(checkpoint, entry.name, tensors[entry.name]))
+                    with model.naming():
+                        data, facts = quantizer.pack(model.tensor(entry.name))
                     file.write(data)
                     rows.append({**_row(entry), **facts})
                     done.add(entry.n_bytes)
@@ -135,7 +125,7 @@ def convert(
         platform=platform,
         npu_cores=cores,
         n_tensors=len(entries),
-        n_parameters=sum(entry.rows * entry.cols for entry in entries if not entry.name.startswith("rope_inv_freq")),
+        n_parameters=model.n_parameters,
         file_bytes=file.n_bytes,
         lossless_matrices=sum(bool(row.get("lossless")) for row in rows),
         seconds=time.monotonic() - started,
@@ -143,10 +133,8 @@ def convert(
     )
 
 
-def _entry(name: str, tensor: Located, format: Format | None) -> Entry:
-    if format is None:
-        return Entry(name, "", 1, int(np.prod(tensor.shape)))
-    return Entry(name, format.name, *tensor.shape)
+def _entry(name: str, shape: tuple[int, ...], format: Format | None) -> Entry:
+    return Entry(name, "", 1, math.prod(shape)) if format is None else Entry(name, format.name, *shape)
 
 
 def _row(entry: Entry) -> Facts:
@@ -157,40 +145,3 @@ def _row(entry: Entry) -> Facts:
         "cols": entry.cols,
         "bytes": entry.n_bytes,
     }
-
-
-class _SourceTensor:
-    """One canonical tensor of a checkpoint, read when an algorithm asks for it."""
-
-    def __init__(self, checkpoint: Checkpoint, name: str, tensor: Located) -> None:
-        self.name = name
-        self.origin = ", ".join(tensor.source.wants(tensor.shape)) or "computed"
-        self._checkpoint = checkpoint
-        self._tensor = tensor
-
-    def floats(self) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self._tensor.source.build(self._checkpoint.load), np.float32)
-
-    def q4_0(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-        # Codes and scales both have a row per output, so what moves rows moves them alike.
-        source = self._tensor.source
-        if not source.moves_rows_only:
-            return None
-        stored = {name: self._checkpoint.load_q4_0(name) for name in source.wants(self._tensor.shape)}
-        found = {name: pair for name, pair in stored.items() if pair is not None}
-        if len(found) < len(stored):
-            return None
-        codes = source.build(lambda name: found[name][0])
-        scales = source.build(lambda name: found[name][1])
-        return np.ascontiguousarray(codes.view(np.int8)), np.ascontiguousarray(scales, np.float32)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let errors begin with the path of the source."""
-    try:
-        yield
-    except RKLLMError as error:
-        if str(path) in str(error):
-            raise
-        raise type(error)(f"{path}: {error}") from error

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from ._rkllm import GGUFFile, Handle, Piece, is_extended
 from .errors import InvalidArgumentError, UnsupportedModelError
@@ -262,6 +262,13 @@ class LLM:
             An id is not in the vocabulary.
         """
         return self._handle.detokenize(ids, skip_special)
+
+    def count_tokens(self, x: str | Sequence[Mapping[str, Any]]) -> int:
+        """Return how many tokens a text, or a conversation in the model's chat template, is as a prompt."""
+        prompt, add_bos = (x, "auto") if isinstance(x, str) else self._prompt(x)
+        if isinstance(prompt, str):
+            return len(self.tokenize(prompt, add_bos=add_bos == "auto"))
+        return len(cast("array[int]", prompt))
 
     def logits(self, x: Input) -> NDArray[np.float32]:
         """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class ModelWriter:
         self._entries = list(entries)
         self._header, self._offsets = _header(list(keys), self._entries)
         self._sums: list[int] = []
-        self._temporary = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}.tmp")
+        self._temporary = _temporary(self.path)
         self._fd = -1
 
     @property
@@ -193,6 +194,34 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise InvalidArgumentError(f"{target}: the folder {target.parent} does not exist; make it first")
     return target
+
+
+def put_file(file: Path, target: Path) -> None:
+    """Put a file at `target`, too: as a second name of it where the file system allows that, else as a copy.
+
+    Raises
+    ------
+    ModelFileError
+        Writing failed. `target` is what it was before, or the whole file.
+    """
+    temporary = _temporary(target)
+    try:
+        try:
+            os.link(file, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(file, temporary)
+            with open(temporary, "rb") as copy:
+                os.fsync(copy.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror}; nothing was changed") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
 
 
 def _header(keys: list[Key], entries: list[Entry]) -> tuple[bytes, list[int]]:

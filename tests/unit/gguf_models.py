@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,13 @@ def canonical_weights(folder: Path) -> dict[str, NDArray[np.float32]]:
         return {name: checkpoint.load(hf) for name, hf in names.items()}
 
 
-def write_gguf(folder: Path, out: Path, kind: GGMLQuantizationType = GGMLQuantizationType.F32) -> None:
-    """Write the checkpoint in `folder` as a GGUF file with matrices of one type."""
+def write_gguf(
+    folder: Path,
+    out: Path,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+    more: Mapping[str, tuple[NDArray[np.uint8], GGMLQuantizationType]] | None = None,
+) -> None:
+    """Write the checkpoint in `folder` as a GGUF file with matrices of one type, and `more` tensors as raw bytes."""
     config = json.loads((folder / "config.json").read_text())
     tokens = json.loads((folder / "tokenizer.json").read_text())
     special = {token["content"]: token["id"] for token in tokens["added_tokens"]}
@@ -74,6 +80,8 @@ def write_gguf(folder: Path, out: Path, kind: GGMLQuantizationType = GGMLQuantiz
             writer.add_tensor(name, stored)
         else:
             writer.add_tensor(name, quantize(stored, kind), raw_dtype=kind)
+    for name, (raw, raw_kind) in (more or {}).items():
+        writer.add_tensor(name, raw, raw_dtype=raw_kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -59,6 +59,8 @@ class Recipe:
             raise InvalidArgumentError(f"hybrid_rate is {self.hybrid_rate!r}; only 0 is possible in this version")
         if self.extra_qparams is not None:
             raise InvalidArgumentError("extra_qparams belongs to the algorithm gdq, which this version does not have")
+        if not isinstance(self.dataset, (str, os.PathLike, type(None))):
+            raise InvalidArgumentError(f"dataset is {self.dataset!r}; the path of a JSON file is needed")
         if self.dataset is not None:
             read_texts(self.dataset)
 

@@ -1,0 +1,526 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vendor toolkit's class: its calls, arguments and return codes, and never an exception."""
+
+from __future__ import annotations
+
+import doctest
+import gc
+import inspect
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, dequantize
+from gguf_models import write_gguf
+from safetensors.numpy import save_file
+
+import rkllm_ext.api
+from rkllm_ext import LLM, _rkllm, convert, toolkit
+from rkllm_ext.api import RKLLM
+
+IDS = [1, 44, 70, 12, 250, 3, 3, 90]
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let models be built where the test can see what is left of them."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+
+
+@pytest.fixture
+def loaded(tiny_llama: Path) -> RKLLM:
+    model = RKLLM()
+    assert model.load_huggingface(model=str(tiny_llama)) == 0
+    return model
+
+
+# ---- the vendor's signatures ----
+
+
+def test_signatures_are_the_vendors() -> None:
+    parameters = {
+        name: list(inspect.signature(getattr(RKLLM, name)).parameters.values())[1:]
+        for name in ("load_huggingface", "load_gguf", "build", "export_rkllm", "get_logits", "chat_model")
+    }
+    names = {call: [each.name for each in row] for call, row in parameters.items()}
+    assert names["load_huggingface"] == ["model", "model_lora", "device"]
+    assert names["load_gguf"] == ["model"]
+    assert {each.name: each.default for each in parameters["build"]} == {
+        "do_quantization": True,
+        "optimization_level": 1,
+        "quantized_dtype": "w8a8",
+        "quantized_algorithm": "normal",
+        "num_npu_core": None,
+        "extra_qparams": None,
+        "dataset": None,
+        "hybrid_rate": 0,
+        "target_platform": "rk3588",
+    }
+    assert names["export_rkllm"] == ["export_path"]
+    assert names["get_logits"] == ["inputs"]
+    assert names["chat_model"] == ["messages", "args"]
+    assert rkllm_ext.api.RKLLM is toolkit.RKLLM
+
+
+def test_a_script_of_the_vendor_runs_with_its_import_changed(tiny_llama: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data_quant.json"
+    data.write_text(json.dumps([{"input": "Human: hi\nAssistant: ", "target": "hello"}]))
+    script = """
+from rkllm_ext.api import RKLLM
+import sys
+
+llm = RKLLM()
+ret = llm.load_huggingface(model=sys.argv[1], model_lora=None, device='cpu')
+if ret != 0:
+    print('Load model failed!')
+    exit(ret)
+ret = llm.build(do_quantization=True, optimization_level=1, quantized_dtype='w8a8', quantized_algorithm='normal',
+                target_platform='rk3588', num_npu_core=3, extra_qparams=None, dataset=sys.argv[2])
+if ret != 0:
+    print('Build model failed!')
+    exit(ret)
+ret = llm.export_rkllm(sys.argv[3])
+if ret != 0:
+    print('Export model failed!')
+    exit(ret)
+"""
+    out = tmp_path / "qwen.rkllm"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_llama), str(data), str(out)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    assert "huggingface model, family llama, 2 layers" in lines[0]
+    assert all(line.startswith(("I rkllm: ", "W rkllm: ")) for line in lines)
+    with LLM(out) as llm:
+        assert llm.info.format == "w8a8"
+
+
+def test_the_example_of_the_documentation_runs(tiny_llama: Path, tmp_path: Path) -> None:
+    names = {"RKLLM": RKLLM, "source": tiny_llama, "out": tmp_path / "m.rkllm"}
+    test = doctest.DocTestParser().get_doctest(RKLLM.__doc__ or "", names, "RKLLM", None, 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+# ---- loading ----
+
+
+def test_loading_logs_what_was_found(tiny_llama: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "rkllm_ext.toolkit"):
+        assert RKLLM().load_huggingface(tiny_llama) == 0
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith(f"{tiny_llama}: huggingface model, family llama, 2 layers, 0.1 M parameters in ")
+    assert said.endswith("byte_bpe tokenizer of 300 tokens, with a chat template")
+
+
+def test_a_failure_is_minus_one_and_one_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tiny_llama: Path
+) -> None:
+    model = RKLLM()
+    assert model.load_huggingface(tmp_path / "nowhere") == -1
+    assert model.last_error == (
+        f"{tmp_path}/nowhere: there is no such file or folder; give a GGUF file, a Hugging Face folder or "
+        "hf:<repository>"
+    )
+    assert [record.getMessage() for record in caplog.records] == [f"load_huggingface: {model.last_error}"]
+    assert model.load_huggingface(tiny_llama) == 0
+    assert model.last_error == ""
+
+
+@pytest.mark.parametrize("given", [None, 5, "", "{tmp}", b"\xff", ["a"]])
+def test_what_is_no_model_is_refused(tmp_path: Path, given: Any) -> None:
+    model = RKLLM()
+    given = str(tmp_path) if given == "{tmp}" else given
+    for load in (model.load_huggingface, model.load_gguf):
+        assert load(given) == -1
+        assert model.last_error
+        assert "\n" not in model.last_error
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    model = RKLLM()
+    assert model.load_huggingface(folder) == -1
+    assert "model.safetensors" in model.last_error
+    assert model.build() == -1
+    assert model.last_error == "no model is loaded; call load_huggingface() or load_gguf() first"
+
+
+def test_each_kind_of_model_has_its_own_call(tiny_llama: Path, tmp_path: Path) -> None:
+    write_gguf(tiny_llama, tmp_path / "m.gguf")
+    model = RKLLM()
+    assert model.load_gguf(tiny_llama) == -1
+    assert model.last_error.endswith("is a huggingface model; use load_huggingface()")
+    assert model.load_huggingface(tmp_path / "m.gguf") == -1
+    assert model.last_error.endswith("is a gguf model; use load_gguf()")
+    assert model.load_gguf(tmp_path / "m.gguf") == 0
+
+
+def test_an_unknown_device_is_refused(tiny_llama: Path) -> None:
+    model = RKLLM()
+    assert model.load_huggingface(tiny_llama, None, "tpu") == -1
+    assert model.last_error == "the device 'tpu' does not exist; known: cpu, cuda"
+
+
+def test_a_q4_0_file_with_a_q6_k_output_matrix_just_works(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    config = json.loads((tiny_llama / "config.json").read_text())
+    heads, kv_heads, vocab = config["num_attention_heads"], config["num_key_value_heads"], config["vocab_size"]
+    dim, head_dim = 256, 256 // heads  # Q6_K has blocks of 256
+    config |= {"hidden_size": dim, "intermediate_size": dim, "head_dim": head_dim}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_llama / name, folder)
+    tensors = {"model.embed_tokens.weight": (vocab, dim), "model.norm.weight": (dim,)}
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        tensors |= {f"{layer}{name}_layernorm.weight": (dim,) for name in ("input", "post_attention")}
+        tensors |= {f"{layer}mlp.{name}_proj.weight": (dim, dim) for name in ("gate", "up", "down")}
+        rows = {"q": dim, "k": kv_heads * head_dim, "v": kv_heads * head_dim, "o": dim}
+        tensors |= {f"{layer}self_attn.{name}_proj.weight": (count, dim) for name, count in rows.items()}
+    weights = {name: (0.1 * rng.standard_normal(shape)).astype(np.float32) for name, shape in tensors.items()}
+    save_file(weights, folder / "model.safetensors")
+    q6_k = GGMLQuantizationType.Q6_K
+    blocks = rng.integers(0, 256, (vocab, 210), np.uint8)
+    blocks[:, 208:] = np.full((vocab, 1), 1e-4, np.float16).view(np.uint8)
+    write_gguf(folder, tmp_path / "m.gguf", GGMLQuantizationType.Q4_0, {"output.weight": (blocks, q6_k)})
+
+    model = RKLLM()
+    assert model.load_gguf(str(tmp_path / "m.gguf")) == 0, model.last_error
+    assert model.build(quantized_dtype="w4a16_g32", target_platform="rk3576", optimization_level=0) == 0
+    assert model.export_rkllm(str(tmp_path / "m.rkllm")) == 0
+    with _rkllm.GGUFFile(tmp_path / "m.rkllm") as file:
+        names = list(file.tensors)
+        formats = dict(zip(names, file.values["rkllm.tensor.format"]))
+        packed = bytes(file.tensors["output.weight"].data)
+    assert formats["blk.0.ffn_up.weight"] == "w4a16_g32"
+    head = _rkllm.unpack(formats["output.weight"], vocab, dim, packed)
+    expected = dequantize(blocks, q6_k)
+    assert np.abs(head - expected).max() < 0.01 * np.abs(expected).max()
+
+
+# ---- building ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            {"quantized_dtype": "w4a16"},
+            "rk3588 does not run w4a16; it runs fp16, w8a8, w8a8_g128, w8a8_g256, w8a8_g512",
+        ),
+        ({"quantized_dtype": "w8a8_g128", "target_platform": "rk3576"}, "rk3576 does not run w8a8_g128; it runs"),
+        ({"target_platform": "rk3562"}, "the platform 'rk3562' does not exist; known: rk3588, rk3576, cpu"),
+        ({"num_npu_core": 4}, "num_npu_core is 4, but rk3588 has 1 to 3"),
+        ({"num_npu_core": 3, "target_platform": "rk3576"}, "num_npu_core is 3, but rk3576 has 1 to 2"),
+        ({"num_npu_core": 0}, "num_npu_core is 0, but rk3588 has 1 to 3"),
+        ({"num_npu_core": "three"}, "num_npu_core is 'three', but rk3588 has 1 to 3"),
+        ({"quantized_dtype": "w8a8_g128"}, "its 64 input columns are no multiple of the group 128 of w8a8_g128"),
+        ({"quantized_dtype": "int4"}, "the format 'int4' does not exist"),
+        ({"quantized_dtype": None}, "the format None does not exist"),
+        ({"quantized_algorithm": "awq"}, "the algorithm 'awq' does not exist"),
+        ({"optimization_level": 7}, "optimization_level is 7"),
+        ({"hybrid_rate": 1.5}, "hybrid_rate is 1.5"),
+        ({"hybrid_rate": "much"}, "hybrid_rate is 'much'"),
+        ({"dataset": "nowhere.json"}, "dataset nowhere.json: cannot be read"),
+        ({"dataset": 5}, "dataset is 5; the path of a JSON file is needed"),
+    ],
+)
+def test_wrong_arguments_of_build_are_refused(loaded: RKLLM, arguments: dict[str, Any], sentence: str) -> None:
+    assert loaded.build(**arguments) == -1
+    assert sentence in loaded.last_error
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "cores"),
+    [
+        ("rk3588", "w8a8", 1),
+        ("RK3588", "w8a8", None),
+        ("rk3576", "w8a8", 2),
+        ("rk3576", "w4a16_g32", 1),
+        ("rk3576", "w4a16", None),
+        ("cpu", "w4a16_g64", None),
+    ],
+)
+def test_types_that_a_platform_runs_are_built(
+    loaded: RKLLM, tmp_path: Path, platform: str, dtype: str, cores: int | None
+) -> None:
+    arguments = {"target_platform": platform, "quantized_dtype": dtype, "num_npu_core": cores}
+    assert loaded.build(optimization_level=0, **arguments) == 0, loaded.last_error
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
+    with _rkllm.GGUFFile(tmp_path / "m.rkllm") as file:
+        assert file.values["rkllm.format"] == dtype
+        assert file.values["rkllm.platform"] == platform.lower()
+
+
+def test_without_quantization_weights_are_fp16(loaded: RKLLM, tmp_path: Path) -> None:
+    assert loaded.build(do_quantization=False, quantized_dtype="w4a16") == 0
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
+    with LLM(tmp_path / "m.rkllm") as llm:
+        assert llm.info.format == "fp16"
+
+
+def test_a_weight_that_is_not_finite_fails_the_build(tiny_llama: Path, tmp_path: Path) -> None:
+    from rkllm_ext.readers import open_checkpoint
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    with open_checkpoint(tiny_llama) as checkpoint:
+        weights = {name: checkpoint.load(name) for name in checkpoint.tensor_names}
+    weights["model.layers.1.mlp.up_proj.weight"][3, 3] = np.nan
+    save_file(weights, folder / "model.safetensors")
+    model = RKLLM()
+    assert model.load_huggingface(folder) == 0
+    assert model.build(optimization_level=0) == -1
+    assert "blk.1.ffn_up.weight (model.layers.1.mlp.up_proj.weight): holds a NaN" in model.last_error
+
+
+# ---- exporting ----
+
+
+def test_the_exported_file_is_the_one_that_convert_makes(loaded: RKLLM, tiny_llama: Path, tmp_path: Path) -> None:
+    assert loaded.build(quantized_dtype="w8a8", target_platform="rk3588", optimization_level=0) == 0
+    for name in ("a.rkllm", "b.rkllm"):
+        assert loaded.export_rkllm(tmp_path / name) == 0
+    convert(tiny_llama, tmp_path / "c.rkllm", "w8a8", platform="rk3588")
+    expected = (tmp_path / "c.rkllm").read_bytes()
+    assert (tmp_path / "a.rkllm").read_bytes() == expected
+    assert (tmp_path / "b.rkllm").read_bytes() == expected
+
+
+def test_an_export_to_another_file_system_is_a_copy(
+    loaded: RKLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    assert loaded.build() == 0
+    assert loaded.export_rkllm(tmp_path / "a.rkllm") == 0
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "b.rkllm").write_bytes(b"old")
+    assert loaded.export_rkllm(tmp_path / "b.rkllm") == 0
+    assert (tmp_path / "b.rkllm").read_bytes() == (tmp_path / "a.rkllm").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_export_that_fails_leaves_the_old_file(
+    loaded: RKLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert loaded.build() == 0
+    (tmp_path / "m.rkllm").write_bytes(b"old")
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == -1
+    assert loaded.last_error == f"{tmp_path}/m.rkllm: cannot be written: No space left on device; nothing was changed"
+    assert (tmp_path / "m.rkllm").read_bytes() == b"old"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_exports_that_cannot_be_are_refused(loaded: RKLLM, tmp_path: Path) -> None:
+    assert RKLLM().export_rkllm(tmp_path / "m.rkllm") == -1
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == -1
+    assert loaded.last_error == "nothing is built; call build() first"
+    assert loaded.build() == 0
+    assert loaded.export_rkllm(tmp_path) == -1
+    assert "is a folder; name a file to write" in loaded.last_error
+    assert loaded.export_rkllm(None) == -1
+
+
+def test_a_build_that_fails_leaves_nothing_to_export(loaded: RKLLM, tmp_path: Path) -> None:
+    assert loaded.build() == 0
+    assert loaded.build(quantized_dtype="w4a16") == -1
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == -1
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    loaded: RKLLM, own_temporary_folder: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    assert loaded.build() == 0
+    assert loaded.build(quantized_dtype="w4a16", target_platform="cpu") == 0
+    assert len(list(own_temporary_folder.iterdir())) == 1
+    assert loaded.get_logits({"input_ids": [IDS]}) is not None
+    assert loaded.load_huggingface(tiny_llama) == 0
+    assert list(own_temporary_folder.iterdir()) == []
+    other = RKLLM()
+    assert other.load_huggingface(tiny_llama) == 0
+    assert other.build() == 0
+    del other
+    gc.collect()
+    assert list(own_temporary_folder.iterdir()) == []
+
+
+# ---- logits ----
+
+
+@pytest.mark.parametrize("dtype", ["w8a8", "w4a16_g32"])
+def test_logits_are_those_of_the_exported_file(loaded: RKLLM, tmp_path: Path, dtype: str) -> None:
+    assert loaded.build(quantized_dtype=dtype, target_platform="cpu") == 0
+    found = loaded.get_logits({"input_ids": np.array([IDS])})
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
+    with LLM(tmp_path / "m.rkllm") as llm:
+        expected = llm.logits(np.array(IDS, np.int32))
+    assert found.shape == (1, len(IDS), 300)
+    assert found.dtype == np.float32
+    assert np.array_equal(found[0], expected)
+    assert np.array_equal(loaded.get_logits({"input_ids": np.array(IDS)})[0], expected)
+    assert np.array_equal(np.float32(loaded.get_logits({"input_ids": [IDS]})[0]), expected)
+
+
+def test_before_a_build_logits_are_those_of_fp16_weights(loaded: RKLLM, tiny_llama: Path, tmp_path: Path) -> None:
+    convert(tiny_llama, tmp_path / "m.rkllm", "fp16")
+    with LLM(tmp_path / "m.rkllm") as llm:
+        expected = llm.logits(np.array(IDS, np.int32))
+    assert np.array_equal(loaded.get_logits({"input_ids": np.array([IDS])})[0], expected)
+
+
+def test_longer_inputs_than_the_usual_context_are_taken_up_to_the_models(
+    loaded: RKLLM, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "long"
+    shutil.copytree(tiny_llama, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4200}))
+    assert loaded.load_huggingface(folder) == 0
+    assert loaded.get_logits({"input_ids": np.ones((1, 10), np.int64)}).shape == (1, 10, 300)
+    assert loaded.get_logits({"input_ids": np.ones((1, 4150), np.int64)}).shape == (1, 4150, 300)
+    assert loaded.get_logits({"input_ids": np.ones((1, 4201), np.int64)}) is None
+    assert "4201" in loaded.last_error
+    assert loaded.get_logits({"input_ids": np.ones((1, 10), np.int64)}).shape == (1, 10, 300)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        (None, 'inputs must be a mapping with "input_ids"'),
+        ([1, 2], 'inputs must be a mapping with "input_ids"'),
+        ({"ids": [1]}, 'inputs must be a mapping with "input_ids"'),
+        (
+            {"input_ids": np.ones((2, 3), np.int64)},
+            "input_ids of shape [2, 3] and type int64; integers of shape [1, n]",
+        ),
+        ({"input_ids": np.ones((1, 3))}, "input_ids of shape [1, 3] and type float64; integers"),
+        ({"input_ids": np.ones((1, 0), np.int64)}, "input_ids of shape [1, 0]"),
+        ({"input_ids": "text"}, "input_ids of shape []"),
+        ({"input_ids": [[1, 2], [3]]}, ""),
+        ({"input_ids": [[1, 300]]}, "token 1 of the input is 300, outside the vocabulary of 0 to 299"),
+        ({"input_ids": [[1, -1]]}, "input_ids holds -1 ... 1, which are no token ids"),
+        ({"input_ids": [[1, 2**40]]}, "which are no token ids"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[1, 0]]}, "attention_mask must be 2 ones"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "attention_mask must be 2 ones"),
+    ],
+)
+def test_inputs_without_logits_are_refused(loaded: RKLLM, inputs: Any, sentence: str) -> None:
+    assert loaded.build() == 0
+    assert loaded.get_logits(inputs) is None
+    assert loaded.last_error
+    assert sentence in loaded.last_error
+
+
+def test_an_attention_mask_of_ones_changes_nothing(loaded: RKLLM) -> None:
+    assert loaded.build() == 0
+    plain = loaded.get_logits({"input_ids": np.array([IDS])})
+    masked = loaded.get_logits({"input_ids": np.array([IDS]), "attention_mask": np.ones((1, len(IDS)), np.int64)})
+    assert np.array_equal(plain, masked)
+
+
+def test_without_a_model_there_are_no_logits_and_no_answer() -> None:
+    model = RKLLM()
+    assert model.get_logits({"input_ids": [[1]]}) is None
+    assert model.chat_model("hello", {}) is None
+    assert model.last_error == "no model is loaded; call load_huggingface() or load_gguf() first"
+
+
+def test_torch_tensors_come_back_as_torch_tensors(loaded: RKLLM) -> None:
+    torch = pytest.importorskip("torch")
+    assert loaded.build() == 0
+    ids = torch.tensor([IDS])
+    found = loaded.get_logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert isinstance(found, torch.Tensor)
+    assert found.dtype == torch.float32
+    assert found.device == ids.device
+    assert tuple(found.shape) == (1, len(IDS), 300)
+    assert np.array_equal(found.numpy(), loaded.get_logits({"input_ids": np.array([IDS])}))
+
+
+def test_the_perplexity_script_of_the_manual_runs(loaded: RKLLM) -> None:
+    torch = pytest.importorskip("torch")
+    from rkllm_ext.evaluate import perplexity
+
+    assert loaded.build() == 0
+    text = np.random.default_rng(0).integers(0, 300, (1, 150))
+
+    class Encodings:
+        input_ids = torch.from_numpy(text)
+
+    max_length, losses = 48, []
+    encodings = Encodings()
+    for begin in range(0, encodings.input_ids.size(1), max_length):
+        batch = encodings.input_ids[:, begin : begin + max_length]
+        logits = loaded.get_logits({"input_ids": batch})
+        assert logits is not None
+        shift_logits = logits[:, :-1, :]
+        shift_labels = batch[:, 1:].to(logits.device)
+        loss = torch.nn.CrossEntropyLoss(reduction="sum").to(logits.device)(
+            shift_logits.view(-1, shift_logits.size(-1)), shift_labels.view(-1)
+        )
+        losses.append(loss.float())
+    found = torch.exp(torch.stack(losses).sum() / (150 - len(losses))).item()
+    llm = loaded._model(1)
+    assert llm.tokenize("", add_bos=True).size == 0
+    assert found == pytest.approx(perplexity(llm, text[0].astype(np.int32), max_length).value, rel=1e-5)
+
+
+# ---- answers ----
+
+
+def test_text_is_answered_as_it_is_and_a_list_in_the_chat_template(loaded: RKLLM, tmp_path: Path) -> None:
+    assert loaded.build() == 0
+    assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
+    messages = [{"role": "user", "content": "hello"}]
+    with LLM(tmp_path / "m.rkllm", max_new_tokens=8, top_k=1) as llm:
+        prompt, conversation = llm.generate("hello"), llm.chat(messages)
+        lengths = llm.count_tokens("hello"), llm.count_tokens(messages)
+    for given, expected, n_prompt in zip(("hello", messages), (prompt, conversation), lengths):
+        args = {"max_length": n_prompt + 8, "top_k": 1, "top_p": 0.8, "temperature": 0.8}
+        assert loaded.chat_model(given, {**args, "do_sample": True, "repetition_penalty": 1.1}) == expected.text
+    greedy = {"max_length": lengths[0] + 8, "do_sample": False, "temperature": 1.0}
+    assert loaded.chat_model("hello", greedy) == prompt.text
+
+
+@pytest.mark.parametrize(
+    ("messages", "args", "sentence"),
+    [
+        ("hello", {"max_length": 1}, "max_length is 1, but the prompt alone has"),
+        ("hello", {"max_length": "long"}, ""),
+        ("hello", {"beams": 4}, "unknown arguments beams; known: max_length, top_k"),
+        ("hello", {"temperature": "hot"}, "temperature"),
+        ([{"role": "user"}], {}, "message 0 (user) needs a content"),
+        (5, {}, "messages must be a list"),
+        ([], {}, "messages must be a list"),
+    ],
+)
+def test_chats_that_cannot_be_are_refused(loaded: RKLLM, messages: Any, args: dict[str, Any], sentence: str) -> None:
+    assert loaded.chat_model(messages, args) is None
+    assert loaded.last_error
+    assert sentence in loaded.last_error
