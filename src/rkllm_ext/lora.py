@@ -108,6 +108,11 @@ def convert_lora(
     )
 
 
+def adapter_path(model: Path) -> Path:
+    """Return where the adapter of a model file goes by custom: ``model_lora.rkllm`` beside ``model.rkllm``."""
+    return model.with_name(f"{model.stem}_lora{model.suffix}")
+
+
 def _resolved(adapter: Checkpoint, model: Checkpoint) -> tuple[list[Pair], int]:
     """Return what the adapter does to each layer of the model, and the model's number of heads."""
     with model.naming():

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidArgumentError, UnsupportedModelError
+from .errors import InvalidArgumentError
+from .lora import adapter_path
 from .quant.recipe import ALGORITHMS
+from .sources import locate
 
 if TYPE_CHECKING:
     from .llm import LLM
@@ -105,12 +107,21 @@ class RKLLM:
 
     @_guarded(-1)
     def load_gguf(self, model: Any) -> int:
-        """Open a GGUF file of any tensor types that the `gguf` package reads, mixed ones included."""
-        return self._load(model, None, "gguf")
+        """Open a GGUF file of any tensor types that the `gguf` package reads, mixed ones included.
+
+        A GGUF LoRA adapter is taken as one for the model that was loaded before, to be exported beside it.
+        """
+        path = locate(_path(model, "model"))
+        if not _is_adapter(path):
+            return self._load(path, None, "gguf")
+        base = self._loaded()
+        self._forget()
+        self._adapter = path
+        _log.info("%s: LoRA adapter for %s", path, base)
+        return 0
 
     def _load(self, model: Any, adapter: Any, kind: str) -> int:
         from .source_model import open_model
-        from .sources import locate
 
         self._forget()
         self._source = self._adapter = None
@@ -121,7 +132,11 @@ class RKLLM:
             other = {"gguf": "load_gguf", "huggingface": "load_huggingface"}[facts.kind]
             raise InvalidArgumentError(f"{source}: is a {facts.kind} model; use {other}()")
         if adapter is not None:
-            raise UnsupportedModelError(f"{adapter}: LoRA adapters are not supported by this version")
+            from .readers import open_adapter
+
+            self._adapter = Path(_path(adapter, "model_lora"))
+            with open_adapter(self._adapter):
+                _log.info("%s: LoRA adapter", self._adapter)
         self._source = source
         _log.info("%s: %s", source, facts)
         return 0
@@ -185,10 +200,13 @@ class RKLLM:
 
     def _convert(self, source: Path, settings: Mapping[str, Any]) -> Path:
         from .convert import convert
+        from .lora import convert_lora
 
         folder = Path(tempfile.mkdtemp(prefix="rkllm_ext-"))
         self._cleanup = weakref.finalize(self, _remove, folder)
         built = folder / "model.rkllm"
+        if self._adapter is not None:  # first: one that does not fit is found out before the long part
+            convert_lora(self._adapter, source, adapter_path(built), dtype="fp16")
         report = convert(source, built, **{"quantized_dtype": "fp16", **settings}, progress=True)
         _log.info(
             "built %s for %s%s: %.1f M parameters, %.1f MB, %.1f s",
@@ -204,15 +222,22 @@ class RKLLM:
 
     @_guarded(-1)
     def export_rkllm(self, export_path: Any) -> int:
-        """Write the built model to a file, replacing one that is there as a whole or not at all."""
+        """Write the built model to a file, replacing one that is there as a whole or not at all.
+
+        An adapter goes beside it: ``model_lora.rkllm`` beside ``model.rkllm``.
+        """
         from .writer import check_target, put_file
 
         target = check_target(_path(export_path, "export_path"))
         self._loaded()
         if self._built is None:
             raise InvalidArgumentError("nothing is built; call build() first")
-        put_file(self._built, target)
-        _log.info("%s: %.1f MB", target, target.stat().st_size / 1e6)
+        files = {self._built: target}
+        if self._adapter is not None:
+            files[adapter_path(self._built)] = adapter_path(target)
+        for file, path in files.items():
+            put_file(file, path)
+            _log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
         return 0
 
     # ---- trying -----------------------------------------------------------------------------------------------------
@@ -310,6 +335,15 @@ def _remove(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
+
+
+def _is_adapter(path: Path) -> bool:
+    from ._rkllm import GGUFFile
+
+    if not path.is_file():
+        return False
+    with GGUFFile(path) as file:
+        return file.values.get("general.type") == "adapter"
 
 
 def _path(given: Any, what: str) -> str:

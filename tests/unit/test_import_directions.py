@@ -33,7 +33,7 @@ PYTHON = {
     "astream": "_rkllm results stream",
     "llm": "errors _rkllm astream chat options results stream",
     "evaluate": "errors llm progress",
-    "toolkit": "errors convert llm lora quant source_model sources writer",
+    "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm arch chat convert evaluate llm lora progress quant readers results sources",

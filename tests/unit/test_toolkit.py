@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapters import random_pairs, write_peft
+from adapters import write_gguf as write_adapter
 from gguf import GGMLQuantizationType, dequantize
 from gguf_models import write_gguf
 from safetensors.numpy import save_file
@@ -26,6 +28,7 @@ from safetensors.numpy import save_file
 import rkllm_ext.api
 from rkllm_ext import LLM, _rkllm, convert, toolkit
 from rkllm_ext.api import RKLLM
+from rkllm_ext.lora import convert_lora
 
 IDS = [1, 44, 70, 12, 250, 3, 3, 90]
 
@@ -368,6 +371,54 @@ def test_nothing_is_left_in_the_temporary_folder(
     del other
     gc.collect()
     assert list(own_temporary_folder.iterdir()) == []
+
+
+# ---- adapters ----
+
+PAIRS = {"model.layers.0.self_attn.o_proj": (64, 64), "model.layers.1.mlp.down_proj": (64, 128)}
+
+
+def test_an_adapter_is_exported_beside_the_model(tiny_llama: Path, tmp_path: Path) -> None:
+    adapter = write_peft(tmp_path / "adapter", random_pairs(PAIRS, rank=4), lora_alpha=8)
+    model = RKLLM()
+    assert model.load_huggingface(str(tiny_llama), model_lora=str(adapter)) == 0
+    assert model.build() == 0
+    assert model.export_rkllm(str(tmp_path / "m.rkllm")) == 0
+    convert_lora(adapter, tiny_llama, tmp_path / "expected.rkllm", dtype="fp16")
+    assert (tmp_path / "m_lora.rkllm").read_bytes() == (tmp_path / "expected.rkllm").read_bytes()
+    assert model.load_huggingface(tiny_llama) == 0
+    assert model.build() == 0
+    assert model.export_rkllm(tmp_path / "n.rkllm") == 0
+    assert not (tmp_path / "n_lora.rkllm").exists()
+
+
+def test_a_gguf_adapter_goes_with_the_model_that_was_loaded_before(tiny_llama: Path, tmp_path: Path) -> None:
+    pairs = random_pairs(PAIRS, rank=4)
+    names = {"self_attn.o_proj": "attn_output", "mlp.down_proj": "ffn_down"}
+    renamed = {}
+    for name, pair in pairs.items():
+        layer, _, rest = name.removeprefix("model.layers.").partition(".")
+        renamed[f"blk.{layer}.{names[rest]}"] = pair
+    adapter = write_adapter(tmp_path / "a.gguf", renamed, 8.0)
+    model = RKLLM()
+    assert model.load_gguf(adapter) == -1
+    assert "no model is loaded" in model.last_error
+    assert model.load_huggingface(tiny_llama) == 0
+    assert model.load_gguf(adapter) == 0
+    assert model.build() == 0
+    assert model.export_rkllm(tmp_path / "m.rkllm") == 0
+    convert_lora(adapter, tiny_llama, tmp_path / "expected.rkllm", dtype="fp16")
+    assert (tmp_path / "m_lora.rkllm").read_bytes() == (tmp_path / "expected.rkllm").read_bytes()
+
+
+def test_an_adapter_that_does_not_fit_fails(tiny_llama: Path, tmp_path: Path) -> None:
+    model = RKLLM()
+    assert model.load_huggingface(tiny_llama, model_lora=tmp_path) == -1
+    assert "holds no adapter" in model.last_error
+    wrong = write_peft(tmp_path / "adapter", random_pairs({"model.layers.7.mlp.up_proj": (128, 64)}, rank=4))
+    assert model.load_huggingface(tiny_llama, model_lora=wrong) == 0
+    assert model.build() == -1
+    assert "layers.7" in model.last_error
 
 
 # ---- logits ----

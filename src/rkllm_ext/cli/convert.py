@@ -56,11 +56,11 @@ def command(
 
 
 def _convert_lora(adapter: str, base: str | Path, out: Path, dtype: str) -> None:
-    from ..lora import convert_lora
+    from ..lora import adapter_path, convert_lora
 
     # In a quantized model the rounding of fp16 is lost in that of the weights.
     kind = "fp32" if dtype == "fp32" else "fp16"
-    report = convert_lora(adapter, base, out.with_name(f"{out.stem}_lora{out.suffix}"), dtype=kind, progress=True)
+    report = convert_lora(adapter, base, adapter_path(out), dtype=kind, progress=True)
     click.echo(
         f"{report.path}: LoRA, {report.dtype}, {report.n_layers} layers, rank {', '.join(map(str, report.ranks))}, "
         f"{report.file_bytes / 1e6:.1f} MB, {report.seconds:.1f} s"
