@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * rkllm_ext.h - what the vendor's interface lacks: error sentences, options of a run, tokens, logits, figures of the
- * last run, packing of weights, and a safe GGUF reader.
+ * rkllm_ext.h - what the vendor's interface lacks: error sentences, options of a run, tokens, logits, sampling, figures
+ * of the last run, packing of weights, and a safe GGUF reader.
  *
  * Only this project's library has these functions. A program that is also to run on the vendor's library looks them
  * up with dlsym. Strings are UTF-8; a returned string is owned by the library.
@@ -73,7 +73,12 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
 
 /* Set an option for later runs; busy handles refuse. Value is text. Returns 0 or a negative error code.
  *   max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty,
- *   skip_special_token (0 or 1)   as in RKLLMParam
+ *   mirostat, mirostat_tau, mirostat_eta, skip_special_token (0 or 1)   as in RKLLMParam
+ *   min_p           keep tokens at least so many times as probable as the best one, 0 (the default: all) ... 1
+ *   logit_bias      "id:bias,id:bias": added to the logits of these tokens; -inf forbids one; "" (the default): none
+ *   stop            strings that end a run, separated by the byte 0x1f; they are not delivered; "" (the default): none
+ *   logprobs        0 ... 20: alternatives whose log-probabilities rkllm_ext_token_logprobs gives beside the token's own;
+ *                   -1 (the default): no log-probabilities
  *   seed            0 ... 2^64-1, or "random" (the default: a new one for each run)
  *   n_threads       1 ... 256
  *   prefill_chunk   prompt tokens per pass, 1 ... 512; results do not depend on it
@@ -116,7 +121,7 @@ RKLLM_API const char* rkllm_ext_metadata(LLMHandle handle, const char* key);
 /* Why a run ended. */
 typedef enum {
     RKLLM_EXT_FINISH_NONE = 0,    /* no run yet, or it is active */
-    RKLLM_EXT_FINISH_STOP = 1,    /* an end token */
+    RKLLM_EXT_FINISH_STOP = 1,    /* an end token or a stop string */
     RKLLM_EXT_FINISH_LENGTH = 2,  /* max_new_tokens */
     RKLLM_EXT_FINISH_CONTEXT = 3, /* the context is full */
     RKLLM_EXT_FINISH_ABORT = 4,   /* rkllm_abort or rkllm_destroy */
@@ -162,6 +167,13 @@ RKLLM_API int rkllm_ext_set_mask(LLMHandle handle, RKLLMExtMask function, void* 
 typedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride, void* userdata);
 RKLLM_API int rkllm_ext_set_tap(LLMHandle handle, RKLLMExtTap function, void* userdata);
 
+/* Log-probabilities (natural) of the token that is being delivered, in the model's own distribution: before bias, mask,
+ * penalties and temperature. To be called inside the callback of a token, with the option logprobs set. chosen (or NULL)
+ * receives the token's own; ids and logprobs (or NULL) the most probable tokens, best first; count their number; capacity is
+ * that of both arrays. Returns 0 or a negative error code. */
+RKLLM_API int rkllm_ext_token_logprobs(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity,
+                                       size_t* count);
+
 /* ---- sessions --------------------------------------------------------------------------------------------------- */
 
 /* One sequence of tokens with its own keys and values, over the model of a handle: for programs that choose the tokens
@@ -205,6 +217,45 @@ RKLLM_API int rkllm_ext_session_tokens(RKLLMExtSession* session, int32_t* out, s
 
 /* End a prefill of another thread within one chunk; it returns ABORTED. */
 RKLLM_API int rkllm_ext_session_abort(RKLLMExtSession* session);
+
+/* ---- sampling without a handle ---------------------------------------------------------------------------------- */
+
+/* What each field does and in which order: docs/abi.md. */
+typedef struct {
+    int32_t top_k;
+    float top_p;
+    float min_p;
+    float temperature;
+    float repeat_penalty;
+    float frequency_penalty;
+    float presence_penalty;
+    int32_t mirostat;
+    float mirostat_tau;
+    float mirostat_eta;
+    const int32_t* bias_ids; /* n_bias tokens and what is added to their logits; read when the sampler is opened */
+    const float* biases;
+    size_t n_bias;
+} RKLLMExtSampling;
+/* The values that a handle begins with. */
+RKLLM_API RKLLMExtSampling rkllm_ext_default_sampling(void);
+
+/* Settings with the state of the random numbers and of mirostat. Opaque; used by one thread at a time. A copy goes on from
+ * the same state. */
+typedef struct RKLLMExtSampler RKLLMExtSampler;
+RKLLM_API int rkllm_ext_sampler_open(const RKLLMExtSampling* settings, uint64_t seed, RKLLMExtSampler** sampler);
+RKLLM_API int rkllm_ext_sampler_copy(const RKLLMExtSampler* sampler, RKLLMExtSampler** copy);
+RKLLM_API void rkllm_ext_sampler_close(RKLLMExtSampler* sampler);
+
+/* Choose a token from n logits, which stay as they are. history: the tokens so far, of which the penalties look at the last 64;
+ * ids outside 0 ... n - 1 are passed over. mask: (n + 31) / 32 words, bit i % 32 of word i / 32 is 0 where token i is
+ * forbidden; NULL: none is. Returns 0 or a negative error code (no token is left to choose from). */
+RKLLM_API int rkllm_ext_sample(RKLLMExtSampler* sampler, const float* logits, int32_t n, const int32_t* history,
+                               size_t n_history, const uint32_t* mask, int32_t* token);
+
+/* Compute what rkllm_ext_token_logprobs gives from n logits: of the token (chosen may be NULL) and of the k (0 ... 20) most
+ * probable ones, for which ids and logprobs have room. */
+RKLLM_API int rkllm_ext_top_logprobs(const float* logits, int32_t n, int32_t token, int32_t k, float* chosen, int32_t* ids,
+                                     float* logprobs, size_t* count);
 
 /* ---- tokens ----------------------------------------------------------------------------------------------------- */
 

@@ -17,7 +17,15 @@ FINISH_REASONS = {
 }
 
 # What a new handle's options are where rkllm_init does not take them.
-cdef dict FIRST_OPTIONS = {"seed": "random", "add_bos": "auto", "ignore_eos": False}
+cdef dict FIRST_OPTIONS = {
+    "seed": "random",
+    "add_bos": "auto",
+    "ignore_eos": False,
+    "min_p": 0.0,
+    "logit_bias": "",
+    "stop": "",
+    "logprobs": -1,
+}
 
 _open_handles = weakref.WeakSet()
 

@@ -19,6 +19,7 @@ cdef class Job:
         self.q = queue_new()
         if self.q == NULL:
             raise OutOfMemoryError("no memory for the queue of a run")
+        self.q.reads_end = is_extended()
 
     def __dealloc__(self):
         if self.q != NULL:

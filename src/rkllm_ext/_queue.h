@@ -42,6 +42,7 @@ typedef struct {
   int end;          /* 0, or the LLMCallState that ended the run */
   int flowing;      /* 0: the producer never waits, what does not fit is dropped */
   int keeping;      /* 0: entries are dropped */
+  int reads_end;    /* 1: text held back until FINISH is read; another library may leave anything there */
   int out_of_memory;
   int event;        /* an eventfd, readable while an entry or the end waits to be taken; -1: none */
   int references;
@@ -94,9 +95,8 @@ static void queue_notify(queue* q) {
 }
 
 /* With the mutex held: append an entry. Returns 0 when memory could not be had. */
-static int queue_append(queue_side* side, int32_t id, const char* text) {
+static int queue_append(queue_side* side, int32_t id, const char* text, size_t length) {
   const size_t begin = side->count > 0 ? side->ends[side->count - 1] : 0;
-  const size_t length = text != NULL ? strlen(text) : 0;
   if (begin + length > side->room) {
     const size_t room = 2 * (begin + length) + 4096;
     char* grown = (char*)realloc(side->text, room);
@@ -111,16 +111,27 @@ static int queue_append(queue_side* side, int32_t id, const char* text) {
   return 1;
 }
 
-static void queue_put(queue* q, int32_t id, const char* text) {
+static void queue_put_bytes(queue* q, int32_t id, const char* text, size_t length) {
   queue_side* side;
   pthread_mutex_lock(&q->mutex);
   while (q->sides[q->writing].count == QUEUE_ENTRIES && q->flowing) pthread_cond_wait(&q->emptied, &q->mutex);
   side = &q->sides[q->writing];
   if (q->keeping && side->count < QUEUE_ENTRIES) {
-    if (!queue_append(side, id, text)) q->out_of_memory = 1;
+    if (!queue_append(side, id, text, length)) q->out_of_memory = 1;
     if (side->count == 1 || side->count == QUEUE_HALF || q->out_of_memory) queue_notify(q);
   }
   pthread_mutex_unlock(&q->mutex);
+}
+
+static void queue_put(queue* q, int32_t id, const char* text) {
+  queue_put_bytes(q, id, text, text != NULL ? strlen(text) : 0);
+}
+
+/* The text that came with FINISH, as an entry with the id -1; without the U+FFFD of a character that never became whole. */
+static void queue_put_rest(queue* q, const char* text) {
+  size_t length = text != NULL ? strlen(text) : 0;
+  if (length >= 3 && memcmp(text + length - 3, "\xef\xbf\xbd", 3) == 0) length -= 3;
+  if (length > 0) queue_put_bytes(q, -1, text, length);
 }
 
 static void queue_put_end(queue* q, int state) {
@@ -137,6 +148,7 @@ static void queue_callback(RKLLMResult* result, void* userdata, LLMCallState sta
   if (state == RKLLM_RUN_NORMAL || state == RKLLM_RUN_WAITING) {
     if (result != NULL) queue_put(q, result->token_id, result->text);
   } else if (state == RKLLM_RUN_FINISH || state == RKLLM_RUN_ERROR) {
+    if (q->reads_end && state == RKLLM_RUN_FINISH && result != NULL) queue_put_rest(q, result->text);
     queue_put_end(q, (int)state);
     queue_release(q);
   }

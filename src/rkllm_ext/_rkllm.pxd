@@ -213,6 +213,7 @@ cdef extern from "_queue.h" nogil:
         char* text
 
     ctypedef struct queue:
+        int reads_end
         int out_of_memory
 
     int QUEUE_HALF

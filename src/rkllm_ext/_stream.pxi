@@ -12,8 +12,10 @@ cdef class Piece:
     Attributes
     ----------
     text : str
-        Whole characters; "" while the bytes of a character are incomplete.
+        Whole characters; "" while the bytes of a character are incomplete, or while the text could be the beginning of
+        a stop string.
     token_id : int
+        -1 for a piece that is no token: text that was still held back when the run ended.
     """
 
     cdef readonly str text
@@ -127,6 +129,8 @@ cdef class BaseStream:
             text += side.text[begin:side.ends[side.count - 1]]
             ids += (<char*>(side.ids + self.at))[:4 * (side.count - self.at)]
             self.at = side.count
+            if side.ids[side.count - 1] < 0:  # the run's last text, no token
+                del ids[-4:]
         cdef bytes packed = bytes(ids)
         return text.decode("utf-8", "replace"), ids_array(<const int32_t*><const char*>packed, len(packed) // 4)
 

@@ -54,7 +54,15 @@ class LLM:
     repeat_penalty, frequency_penalty, presence_penalty : float
         1, 0 and 0 turn them off.
     mirostat, mirostat_tau, mirostat_eta
-        0: off, 1 or 2: version; target surprise; learning rate.
+        0: off, 1 or 2: version, which takes the place of top_k, top_p and min_p; target surprise, bits; learning rate.
+    min_p : float
+        Keep tokens at least so many times as probable as the most probable one; 0: all.
+    logit_bias : dict of int to float, optional
+        Added to the logits of these tokens; -inf forbids one.
+    stop : str or sequence of str
+        Texts that end the answer, which ends before them.
+    logprobs : int, optional
+        0 ... 20: how many alternatives are kept beside each token's log-probability. None: no log-probabilities.
     skip_special_token : bool
         Leave special tokens out of the text.
     seed : int, optional
@@ -95,6 +103,10 @@ class LLM:
         mirostat: int = 0,
         mirostat_tau: float = 5.0,
         mirostat_eta: float = 0.1,
+        min_p: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
         skip_special_token: bool = True,
         seed: int | None = None,
         n_threads: int | None = None,
@@ -108,17 +120,25 @@ class LLM:
             "repeat_penalty": repeat_penalty,
             "frequency_penalty": frequency_penalty,
             "presence_penalty": presence_penalty,
+            "mirostat": mirostat,
+            "mirostat_tau": mirostat_tau,
+            "mirostat_eta": mirostat_eta,
             "skip_special_token": skip_special_token,
         }
         fixed = {
             # 0: the library's own rule for None; another library has no such rule
             "max_context_len": (0 if is_extended() else 4096) if max_context_len is None else max_context_len,
-            "mirostat": mirostat,
-            "mirostat_tau": mirostat_tau,
-            "mirostat_eta": mirostat_eta,
+        }
+        extended = {
+            "min_p": min_p,
+            "logit_bias": {} if logit_bias is None else logit_bias,
+            "stop": stop,
+            "logprobs": logprobs,
+            "seed": seed,
+            "ignore_eos": False,
         }
         # What a run may override; every run sets these again, so that an override lasts for one run.
-        self._defaults: dict[str, Value] = checked({**settings, "seed": seed, "ignore_eos": False})
+        self._defaults: dict[str, Value] = checked({**settings, **extended})
         threads = checked({} if n_threads is None else {"n_threads": n_threads})
         self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
         self._handle = Handle(path, **checked({**settings, **fixed}))
@@ -140,8 +160,9 @@ class LLM:
             C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie, without a copy, and must
             not change before the run has ended.
         **overrides
-            max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, seed,
-            skip_special_token, ignore_eos: for this run only.
+            max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, mirostat,
+            mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, ignore_eos: for
+            this run only.
 
         Raises
         ------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
 from .errors import InvalidArgumentError
@@ -57,6 +57,41 @@ def _seed(name: str, value: Any) -> int | str:
     return number
 
 
+def _logit_bias(name: str, value: Any) -> str:
+    # {id: bias} as the library reads it, "id:bias,id:bias"
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} is {value!r}; a dict of token ids and numbers is needed")
+    rows = []
+    for token, bias in value.items():
+        forbids = isinstance(bias, float) and bias == -math.inf
+        number = "-inf" if forbids else repr(_number(f"{name} of token {token!r}", bias))
+        rows.append(f"{_integer(f'a token of {name}', token)}:{number}")
+    return ",".join(rows)
+
+
+def _stop(name: str, value: Any) -> str:
+    # As the library reads it, separated by U+001F
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise InvalidArgumentError(f"{name} is {value!r}; a str or a list of them is needed")
+    for text in texts:
+        if not text:
+            raise InvalidArgumentError(f"a text of {name} is empty; at least one character is needed")
+        if any(character in "\0\x1f" or "\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidArgumentError(
+                f"{text!r} of {name} has a character that is not possible: NUL, U+001F or a surrogate"
+            )
+    return "\x1f".join(texts)
+
+
+def _logprobs(name: str, value: Any) -> int:
+    if value is None:
+        return -1
+    if isinstance(value, bool) or _integer(name, value) < 0:
+        raise InvalidArgumentError(f"{name} is {value}; 0 or more, or None for no log-probabilities, is needed")
+    return _integer(name, value)
+
+
 _RUN: dict[str, Callable[[str, Any], Value]] = {
     "max_new_tokens": _integer,
     "top_k": _integer,
@@ -65,15 +100,19 @@ _RUN: dict[str, Callable[[str, Any], Value]] = {
     "repeat_penalty": _number,
     "frequency_penalty": _number,
     "presence_penalty": _number,
+    "mirostat": _integer,
+    "mirostat_tau": _number,
+    "mirostat_eta": _number,
+    "min_p": _number,
+    "logit_bias": _logit_bias,
+    "stop": _stop,
+    "logprobs": _logprobs,
     "seed": _seed,
     "skip_special_token": _flag,
     "ignore_eos": _flag,
 }
 _MODEL: dict[str, Callable[[str, Any], Value]] = {
     "max_context_len": _integer,
-    "mirostat": _integer,
-    "mirostat_tau": _number,
-    "mirostat_eta": _number,
     "n_threads": _integer,
 }
 

@@ -112,7 +112,7 @@ class Generation:
     token_ids : int32 [n]
         Its tokens, a numpy array; an array.array where there is no numpy.
     finish_reason
-        "stop" (an end token), "length" (max_new_tokens), "context" (the context is full) or "abort".
+        "stop" (an end token or a stop string), "length" (max_new_tokens), "context" (the context is full) or "abort".
     perf
         Figures of the run; None on a library that has none.
     """

@@ -37,10 +37,11 @@ void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
   log(1, 'I', format("rkllm-runtime version: %s, rknpu driver version: none (CPU), platform: %s", RKLLM_EXT_VERSION,
                      platform().c_str()));
   log(2, 'I', format("model_path: %s, max_context_len: %d, max_new_tokens: %d, top_k: %d, top_p: %g, temperature: %g, "
-                     "repeat_penalty: %g, frequency_penalty: %g, presence_penalty: %g, skip_special_token: %d, "
-                     "is_async: %d, threads: %d, isa: %s",
+                     "repeat_penalty: %g, frequency_penalty: %g, presence_penalty: %g, mirostat: %d, mirostat_tau: %g, "
+                     "mirostat_eta: %g, skip_special_token: %d, is_async: %d, threads: %d, isa: %s",
                      p.model_path, runtime.session->max_context(), p.max_new_tokens, p.top_k, p.top_p, p.temperature,
-                     p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.skip_special_token, p.is_async,
+                     p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.mirostat, p.mirostat_tau, p.mirostat_eta,
+                     p.skip_special_token, p.is_async,
                      runtime.executor->n_threads(), active_kernels().isa));
 }
 
@@ -48,7 +49,6 @@ std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback cal
   const auto start = std::chrono::steady_clock::now();
   need(p.model_path && *p.model_path, "model_path is empty; give the path of a .rkllm file");
   need(callback, "callback is NULL; rkllm_init needs a function to deliver results to");
-  if (p.mirostat != 0) not_here("mirostat is");
   kernels();  // a wrong RKLLM_EXT_ISA is reported before a large file is read
   auto runtime = std::make_unique<Runtime>();
   runtime->model = open_model(p.model_path);
@@ -64,7 +64,8 @@ std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback cal
   const auto text = [](const char* tag) { return std::string(tag ? tag : ""); };
   runtime->prompt.tags = {text(p.img_start), text(p.img_end), text(p.img_content)};
   Generation& g = runtime->settings.generation;
-  g.sampling = {p.top_k, p.top_p, p.temperature, p.repeat_penalty, p.frequency_penalty, p.presence_penalty};
+  g.sampling = {p.top_k, p.top_p, p.temperature, p.repeat_penalty, p.frequency_penalty, p.presence_penalty,
+                p.mirostat, p.mirostat_tau, p.mirostat_eta};
   g.max_new_tokens = p.max_new_tokens;
   check_generation(g);
   runtime->load_ms =
@@ -130,8 +131,9 @@ RKLLMParam rkllm_createDefaultParam(void) {
   p.repeat_penalty = sampling.repeat_penalty;
   p.frequency_penalty = sampling.frequency_penalty;
   p.presence_penalty = sampling.presence_penalty;
-  p.mirostat_tau = 5.0f;
-  p.mirostat_eta = 0.1f;
+  p.mirostat = sampling.mirostat;
+  p.mirostat_tau = sampling.mirostat_tau;
+  p.mirostat_eta = sampling.mirostat_eta;
   p.img_start = p.img_end = p.img_content = "";
   return p;
 }

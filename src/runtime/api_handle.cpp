@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What rkllm_ext.h adds for a handle: options, facts, figures and logits.
+#include "api_sampler.h"
 #include "handle.h"
 #include "log.h"
 #include "options.h"
@@ -94,6 +95,16 @@ int rkllm_ext_perf(LLMHandle handle, RKLLMExtPerf* perf) {
   return guard_handle(handle, [&](Runtime& runtime) {
     need(perf, "perf is NULL");
     *perf = runtime.perf();
+  });
+}
+
+int rkllm_ext_token_logprobs(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity,
+                             size_t* count) {
+  return guard_handle(handle, [&](Runtime& runtime) {
+    need(count, "count is NULL");
+    const Logprobs found = runtime.logprobs();
+    if (chosen) *chosen = found.chosen.logprob;
+    hand_over(found.top, ids, logprobs, capacity, count);
   });
 }
 

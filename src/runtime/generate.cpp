@@ -53,7 +53,7 @@ class Run {
       }
       answer_.push_back(token);
       history_.push_back(token);
-      if (!events_.on_token(token)) {
+      if (!events_.on_token({token, settings_.logprobs >= 0 ? &logprobs_ : nullptr})) {
         timing_.generate_ms = milliseconds(prefilled, Clock::now());
         return Finish::STOP;
       }
@@ -148,7 +148,11 @@ class Run {
       if (!more) return Finish::STOP;
       mask = mask_.data();
     }
-    *token = sampler_.sample(logits_.data() + row_ * stride_, vocab, history_, mask);
+    float* logits = logits_.data() + row_ * stride_;
+    if (settings_.logprobs >= 0) unchanged_.assign(logits, logits + vocab);
+    *token = sampler_.sample(logits, vocab, history_, mask);
+    if (settings_.logprobs >= 0)
+      top_logprobs(unchanged_.data(), vocab, *token, settings_.logprobs, &logprobs_.chosen, &logprobs_.top);
     return !settings_.ignore_eos && model_.is_end(*token) ? Finish::STOP : Finish::NONE;
   }
 
@@ -168,6 +172,8 @@ class Run {
   size_t told_ = 0;       // tokens of the answer that the constraint knows
   int64_t from_ = 0;      // rows from n_keep to here are dropped; 0: none
   std::vector<uint32_t> mask_;
+  std::vector<float> unchanged_;  // the logits before the sampler changed them
+  Logprobs logprobs_;             // of the last token
 };
 
 }  // namespace
@@ -180,6 +186,9 @@ void check_generation(const Generation& settings) {
   need(settings.max_new_tokens == -1 || settings.max_new_tokens > 0, "max_new_tokens", settings.max_new_tokens,
        "at least 1, or -1 for no limit");
   need(settings.n_keep >= -1, "n_keep", settings.n_keep, "at least 0, or -1 to end at a full context");
+  need(settings.logprobs >= -1 && settings.logprobs <= kMostLogprobs, "logprobs", settings.logprobs,
+       "0 to 20, or -1 for none");
+  check_stops(settings.stop);
   need(settings.draft >= 0 && settings.draft <= kMostDraft, "draft", settings.draft, "0 to 16");
 }
 

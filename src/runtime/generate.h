@@ -4,8 +4,10 @@
 
 #include <functional>
 
+#include "logprobs.h"
 #include "sampler.h"
 #include "session.h"
+#include "stop.h"
 
 namespace rkllm {
 
@@ -21,6 +23,14 @@ struct Generation {
   bool ignore_eos = false;
   int32_t n_keep = -1;          // tokens that stay when the context is full; -1: the run ends there
   int32_t draft = 0;            // tokens to guess ahead from earlier text
+  int32_t logprobs = -1;        // alternatives whose log-probabilities come with each token; -1: nor its own
+  std::vector<std::string> stop = {};  // whoever reads the text ends the run: see StopMatcher
+};
+
+// A sampled token. logprobs: NULL unless asked for; valid during the call it is given to.
+struct Sampled {
+  int32_t id;
+  const Logprobs* logprobs;
 };
 
 constexpr int kMostDraft = 16;
@@ -30,9 +40,9 @@ void check_generation(const Generation& settings);
 
 // What a run calls while it lasts.
 struct GenerationEvents {
-  std::function<bool(int32_t)> on_token;  // false ends the run
-  std::function<void()> on_prefilled;     // may be empty
-  Constraint constraint;                  // empty: every token may come
+  std::function<bool(const Sampled&)> on_token;  // false ends the run
+  std::function<void()> on_prefilled;            // may be empty
+  Constraint constraint;                         // empty: every token may come
 };
 
 struct Timing {

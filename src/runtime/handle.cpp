@@ -59,6 +59,19 @@ RKLLMExtPerf Runtime::perf() const {
   return perf_;
 }
 
+void Runtime::set_logprobs(const Logprobs* logprobs) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  logprobs_ = logprobs;
+}
+
+Logprobs Runtime::logprobs() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!logprobs_)
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                "no token with log-probabilities is being delivered; set the option logprobs and ask inside the callback");
+  return *logprobs_;
+}
+
 LLMHandle add_handle(std::unique_ptr<Runtime> runtime) {
   for (int i = 0; i < kSlots; i++) {
     // The pointer claims a free slot; until the state says open, nobody looks at it.

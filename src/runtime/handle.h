@@ -59,11 +59,17 @@ struct Runtime {
   void set_perf(const RKLLMExtPerf& perf);
   RKLLMExtPerf perf() const;
 
+  // Log-probabilities of the token that is being delivered; NULL when it has been. Copied while the pointer holds.
+  void set_logprobs(const Logprobs* logprobs);
+  // Throws Error(INVALID_ARGUMENT) when no token with log-probabilities is being delivered.
+  Logprobs logprobs() const;
+
  private:
   mutable std::mutex mutex_;  // guards what follows
   int error_code_ = 0;
   std::string error_sentence_;
   RKLLMExtPerf perf_ = {};
+  const Logprobs* logprobs_ = nullptr;
 };
 
 // Give out a handle. Throws Error(OUT_OF_MEMORY) when all slots are taken.

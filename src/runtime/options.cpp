@@ -9,6 +9,8 @@
 namespace rkllm {
 namespace {
 
+constexpr char kStopSeparator = '\x1f';  // the unit separator of ASCII
+
 [[noreturn]] void refuse(const std::string& name, const std::string& value, const char* wanted) {
   throw Error(ErrorCode::INVALID_ARGUMENT, "the option " + name + " is '" + value + "', but must be " + wanted);
 }
@@ -40,14 +42,34 @@ void set_seed(RunSettings& settings, const std::string& value) {
   settings.generation.seed = seed;
 }
 
+// The parts of a text between separators; none of "".
+std::vector<std::string> parts(const std::string& text, char separator) {
+  std::vector<std::string> found;
+  for (size_t at = 0; !text.empty() && at <= text.size();) {
+    const size_t end = std::min(text.find(separator, at), text.size());
+    found.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return found;
+}
+
 std::vector<int64_t> counts(const std::string& name, const std::string& value) {
   std::vector<int64_t> result;
-  for (size_t begin = 0; begin < value.size();) {
-    const size_t end = std::min(value.find(',', begin), value.size());
-    result.push_back(integer(name, value.substr(begin, end - begin), 1, INT32_MAX));
-    begin = end + 1;
-  }
+  for (const std::string& part : parts(value, ',')) result.push_back(integer(name, part, 1, INT32_MAX));
   return result;
+}
+
+// "id:bias,id:bias"
+void set_logit_bias(RunSettings& settings, const Model& model, const std::string& name, const std::string& value) {
+  std::vector<LogitBias> rows;
+  for (const std::string& part : parts(value, ',')) {
+    const size_t colon = part.find(':');
+    if (colon == part.npos) refuse(name, value, "id:bias,id:bias");
+    const int64_t id = integer(name, part.substr(0, colon), 0, int64_t(model.spec.vocab_size) - 1);
+    const std::string bias = part.substr(colon + 1);
+    rows.push_back({int32_t(id), bias == "-inf" ? -INFINITY : number(name, bias)});
+  }
+  settings.generation.sampling.logit_bias = std::move(rows);
 }
 
 void set_kv_type(Runtime& runtime, const std::string& name, const std::string& value) {
@@ -69,6 +91,13 @@ const RunOption kRunOptions[] = {
     {"repeat_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.repeat_penalty = number(n, v); }},
     {"frequency_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.frequency_penalty = number(n, v); }},
     {"presence_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.presence_penalty = number(n, v); }},
+    {"mirostat", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat = int32_t(integer(n, v, 0, 2)); }},
+    {"mirostat_tau", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat_tau = number(n, v); }},
+    {"mirostat_eta", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat_eta = number(n, v); }},
+    {"min_p", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.min_p = number(n, v); }},
+    {"logit_bias", set_logit_bias},
+    {"stop", [](RunSettings& s, auto&, auto&, auto& v) { s.generation.stop = parts(v, kStopSeparator); }},
+    {"logprobs", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.logprobs = int32_t(integer(n, v, -1, kMostLogprobs)); }},
     {"ignore_eos", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.ignore_eos = integer(n, v, 0, 1) != 0; }},
     {"n_keep", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.n_keep = int32_t(integer(n, v, -1, INT32_MAX)); }},
     {"draft", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.draft = int32_t(integer(n, v, 0, kMostDraft)); }},

@@ -108,13 +108,19 @@ void log_stages(const RKLLMExtPerf& perf) {
 class Delivery {
  public:
   Delivery(Runtime& runtime, void* userdata)
-      : runtime_(runtime), userdata_(userdata), decoder_(*runtime.model->tokenizer, runtime.skip_special) {}
+      : runtime_(runtime), userdata_(userdata), decoder_(*runtime.model->tokenizer, runtime.skip_special),
+        stop_(runtime.settings.generation.stop) {}
 
-  void token(int32_t id) {
-    const std::string text = decoder_.push(id);
-    last_ = id;
-    if (log_level() >= 2) log(2, 'I', format("token %d: %s", id, text.c_str()));
-    send(text, text.empty() && decoder_.pending() ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
+  // False when the text has come to a stop string.
+  bool token(const Sampled& token) {
+    const std::string decoded = decoder_.push(token.id), text = stop_.push(decoded);
+    last_ = token.id;
+    if (log_level() >= 2) log(2, 'I', format("token %d: %s", token.id, decoded.c_str()));
+    const bool waits = text.empty() && !stop_.stopped() && (decoder_.pending() || stop_.holding());
+    if (token.logprobs) runtime_.set_logprobs(token.logprobs);
+    send(text, waits ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
+    if (token.logprobs) runtime_.set_logprobs(nullptr);
+    return !stop_.stopped();
   }
 
   // states: [n, dim]
@@ -123,7 +129,10 @@ class Delivery {
     runtime_.callback(&result, userdata_, RKLLM_RUN_GET_LAST_HIDDEN_LAYER);
   }
 
-  void end(LLMCallState state) { send(decoder_.finish(), state); }
+  void end(LLMCallState state) {
+    const std::string text = stop_.push(decoder_.finish());
+    send(text + stop_.finish(), state);
+  }
 
  private:
   void send(const std::string& text, LLMCallState state) {
@@ -134,6 +143,7 @@ class Delivery {
   Runtime& runtime_;
   void* userdata_;
   StreamDecoder decoder_;
+  StopMatcher stop_;
   int32_t last_ = -1;
 };
 
@@ -174,10 +184,7 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
   settings.seed = perf.seed = runtime.settings.choose_seed();
   if (!runtime.reuse_prefix) session.truncate(0);
   GenerationEvents events;
-  events.on_token = [&](int32_t id) {
-    delivery.token(id);
-    return true;
-  };
+  events.on_token = [&](const Sampled& token) { return delivery.token(token); };
   events.constraint = constraint_of(runtime);
   Timing timing;
   const Finish finish = generate(session, input.sequence, settings, events, timing);

@@ -3,11 +3,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "error.h"
 #include "numeric.h"
 
 namespace rkllm {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kLn2 = 0.69314718055994530942;
+
+}  // namespace
 
 void check_sampling(const Sampling& s) {
   const auto need = [](bool good, const char* name, double value, const char* range) {
@@ -20,9 +27,26 @@ void check_sampling(const Sampling& s) {
        "above 0 and at most 100");
   need(bounded(s.frequency_penalty), "frequency_penalty", s.frequency_penalty, "-100 to 100");
   need(bounded(s.presence_penalty), "presence_penalty", s.presence_penalty, "-100 to 100");
+  need(s.mirostat >= 0 && s.mirostat <= 2, "mirostat", s.mirostat, "0 (off), 1 or 2");
+  need(s.mirostat_tau >= 0.0f && s.mirostat_tau <= 100.0f, "mirostat_tau", s.mirostat_tau, "0 to 100");
+  need(s.mirostat_eta >= 0.0f && s.mirostat_eta <= 100.0f, "mirostat_eta", s.mirostat_eta, "0 to 100");
+  need(s.min_p >= 0.0f && s.min_p <= 1.0f, "min_p", s.min_p, "0 to 1");
+  for (const LogitBias& row : s.logit_bias) {
+    need(row.id >= 0, "a token of logit_bias", row.id, "an id of the vocabulary");
+    need(row.bias == -kInfinity || (row.bias >= -1e6f && row.bias <= 1e6f), "a value of logit_bias", row.bias,
+         "-1000000 to 1000000, or -inf");
+  }
 }
 
-Sampler::Sampler(const Sampling& sampling, uint64_t seed) : sampling_(sampling), state_(seed) {}
+// The allowed surprise begins at twice the target, as in the paper and in llama.cpp.
+Sampler::Sampler(const Sampling& sampling, uint64_t seed)
+    : sampling_(sampling), state_(seed), mu_(2.0 * double(sampling.mirostat_tau)) {}
+
+void Sampler::set(const Sampling& sampling) {
+  if (sampling.mirostat != sampling_.mirostat || sampling.mirostat_tau != sampling_.mirostat_tau)
+    mu_ = 2.0 * double(sampling.mirostat_tau);
+  sampling_ = sampling;
+}
 
 // SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), its upper 53 bits.
 double Sampler::uniform() {
@@ -31,6 +55,23 @@ double Sampler::uniform() {
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
   z ^= z >> 31;
   return double(z >> 11) * (1.0 / 9007199254740992.0);
+}
+
+void Sampler::restrict_to(const uint32_t* mask, float* logits, int32_t n) const {
+  for (int32_t first = 0; first < n; first += 32) {
+    const uint32_t word = mask[first / 32];
+    if (word == 0xffffffffu) continue;
+    for (int32_t id = first; id < std::min(n, first + 32); id++)
+      if (!(word >> (id - first) & 1)) logits[id] = -kInfinity;
+  }
+}
+
+void Sampler::add_bias(float* logits, int32_t n) const {
+  for (const LogitBias& row : sampling_.logit_bias) {
+    if (row.id >= n)
+      throw Error(ErrorCode::INVALID_ARGUMENT, format("logit_bias names token %d, but there are %d", row.id, n));
+    logits[row.id] += row.bias;
+  }
 }
 
 void Sampler::penalize(float* logits, int32_t n, const std::vector<int32_t>& history) {
@@ -52,12 +93,24 @@ void Sampler::penalize(float* logits, int32_t n, const std::vector<int32_t>& his
   }
 }
 
-// The k greatest logits, greatest first, smaller ids first among equals. A heap of k with its least on top: most logits
-// cost one comparison.
-void Sampler::keep_top_k(const float* logits, int32_t n, int32_t k) {
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-  };
+// Greater logits first, smaller ids first among equals: one order, whatever the sorting algorithm.
+bool Sampler::before(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+void Sampler::take_all(const float* logits, int32_t n) {
+  candidates_.clear();
+  n_ranked_ = 0;
+  greatest_ = -kInfinity;
+  for (int32_t id = 0; id < n; id++) {
+    if (!std::isfinite(logits[id])) continue;
+    candidates_.push_back({logits[id], id});
+    greatest_ = std::max(greatest_, logits[id]);
+  }
+}
+
+// A heap of k with its least on top: most logits cost one comparison.
+void Sampler::take_top_k(const float* logits, int32_t n, int32_t k) {
   candidates_.clear();
   for (int32_t id = 0; id < n; id++) {
     if (!std::isfinite(logits[id])) continue;
@@ -72,53 +125,137 @@ void Sampler::keep_top_k(const float* logits, int32_t n, int32_t k) {
     }
   }
   std::sort(candidates_.begin(), candidates_.end(), before);
+  n_ranked_ = candidates_.size();
+  if (n_ranked_) greatest_ = candidates_[0].logit;
+}
+
+// The candidate of a rank, 0 the most probable. Sorts as far as it is asked, since the stages rarely look far: to sort a
+// whole vocabulary takes as long as a layer.
+const Sampler::Candidate& Sampler::ranked(size_t rank) {
+  if (rank >= n_ranked_) {
+    const size_t end = std::min(candidates_.size(), std::max(2 * rank, size_t(64)));
+    std::partial_sort(candidates_.begin() + std::ptrdiff_t(n_ranked_), candidates_.begin() + std::ptrdiff_t(end),
+                      candidates_.end(), before);
+    n_ranked_ = end;
+  }
+  return candidates_[rank];
+}
+
+void Sampler::keep(size_t n) {
+  ranked(n - 1);
+  candidates_.resize(n);
+  n_ranked_ = n;
+}
+
+// Proportional to the probability at a temperature; 1 for the most probable candidate.
+double Sampler::weight(const Candidate& candidate, double temperature) const {
+  return exponential((double(candidate.logit) - double(greatest_)) / temperature);
+}
+
+// -log2 of the probability at the temperature of sampling, of candidates whose weights have this total.
+double Sampler::surprise(const Candidate& candidate, double total) const {
+  const double log_weight = (double(candidate.logit) - double(greatest_)) / double(sampling_.temperature);
+  return (logarithm(total) - log_weight) / kLn2;
+}
+
+// Call it when no candidate is ranked or all are: only then their order, and with it the rounding, is the same everywhere.
+double Sampler::total_weight(double temperature) const {
+  double total = 0.0;
+  for (const Candidate& candidate : candidates_) total += weight(candidate, temperature);
+  return total;
 }
 
 // The shortest head of the candidates whose probabilities sum to p.
 void Sampler::keep_top_p(double p) {
   if (p >= 1.0) return;
-  double total = 0.0;
-  weights_.clear();
-  for (const Candidate& c : candidates_) {
-    weights_.push_back(exponential(double(c.logit) - double(candidates_[0].logit)));
-    total += weights_.back();
-  }
+  const double enough = p * total_weight(1.0);
   double mass = 0.0;
   for (size_t i = 0; i < candidates_.size(); i++) {
-    mass += weights_[i];
-    if (mass >= p * total) {
-      candidates_.resize(i + 1);
-      return;
-    }
+    mass += weight(ranked(i), 1.0);
+    if (mass >= enough) return keep(i + 1);
   }
 }
 
-int32_t Sampler::draw() {
-  double total = 0.0;
-  weights_.clear();
-  for (const Candidate& c : candidates_) {
-    weights_.push_back(exponential((double(c.logit) - double(candidates_[0].logit)) / double(sampling_.temperature)));
-    total += weights_.back();
+// Those that are at least p times as probable as the first.
+void Sampler::keep_min_p(double p) {
+  if (p <= 0.0) return;
+  size_t n = 1;
+  while (n < candidates_.size() && weight(ranked(n), 1.0) >= p) n++;
+  keep(n);
+}
+
+// Basu et al., Mirostat (ICLR 2021), algorithm 1: estimate the exponent s of Zipf's law from the most probable tokens,
+// and from it the k whose expected surprise is mu; n is the size of the vocabulary. The estimate looks at 100 tokens.
+//   b[i] = ln(p[i] / p[i+1]), t[i] = ln((i + 2) / (i + 1)), s = sum(t b) / sum(t t), e = s - 1
+//   k = (e 2^mu / (1 - n^-e)) ^ (1 / s)
+void Sampler::keep_mirostat_1(int32_t n) {
+  if (candidates_.size() == 1) return;
+  constexpr size_t kLooksAt = 100;
+  constexpr double kLeast = 1e-6;  // s and e of flat heads and of s = 1, where the formula has gaps
+  const size_t m = std::min(kLooksAt, candidates_.size());
+  double sum_tb = 0.0, sum_tt = 0.0;
+  for (size_t i = 0; i + 1 < m; i++) {
+    const double t = logarithm(double(i + 2) / double(i + 1));
+    const double b = (double(ranked(i).logit) - double(ranked(i + 1).logit)) / double(sampling_.temperature);
+    sum_tb += t * b;
+    sum_tt += t * t;
   }
+  const double s = std::max(sum_tb / sum_tt, kLeast), log_n = logarithm(double(n));
+  const double e = std::fabs(s - 1.0) < kLeast ? kLeast : s - 1.0;
+  const double log_k = (logarithm(e / (1.0 - exponential(-e * log_n))) + mu_ * kLn2) / s;
+  const size_t k = log_k < log_n ? size_t(std::max(exponential(log_k), 1.0)) : size_t(n);
+  keep(std::min(candidates_.size(), k));
+}
+
+// Mirostat 2: those whose surprise is at most mu, the first in any case.
+void Sampler::keep_mirostat_2() {
+  const double total = total_weight(double(sampling_.temperature));
+  size_t n = 1;
+  while (n < candidates_.size() && surprise(ranked(n), total) <= mu_) n++;
+  keep(n);
+}
+
+// Draw by the probabilities at the temperature, and let mirostat learn from the surprise.
+int32_t Sampler::draw() {
+  const double temperature = double(sampling_.temperature), total = total_weight(temperature);
   const double target = uniform() * total;
   double mass = 0.0;
+  Candidate drawn = {};
   for (size_t i = 0; i < candidates_.size(); i++) {
-    mass += weights_[i];
-    if (target < mass) return candidates_[i].id;
+    const double w = weight(ranked(i), temperature);
+    if (w <= 0.0) break;  // rounding left the target beyond the last that has a weight
+    drawn = candidates_[i];
+    mass += w;
+    if (target < mass) break;
   }
-  return candidates_.back().id;
+  if (sampling_.mirostat)
+    mu_ -= double(sampling_.mirostat_eta) * (surprise(drawn, total) - double(sampling_.mirostat_tau));
+  return drawn.id;
 }
 
 int32_t Sampler::sample(float* logits, int32_t n, const std::vector<int32_t>& history, const uint32_t* mask) {
-  for (int32_t i = 0; mask && i < n; i++)
-    if (!(mask[i / 32] >> (i % 32) & 1)) logits[i] = -INFINITY;
+  if (mask) restrict_to(mask, logits, n);
+  add_bias(logits, n);
   penalize(logits, n, history);
-  const bool greedy = sampling_.temperature == 0.0f || sampling_.top_k == 1;
-  keep_top_k(logits, n, greedy ? 1 : sampling_.top_k > 0 ? std::min(sampling_.top_k, n) : n);
+  const bool greedy = sampling_.temperature == 0.0f || (sampling_.top_k == 1 && !sampling_.mirostat);
+  const bool all = sampling_.mirostat || sampling_.top_k <= 0 || sampling_.top_k >= n;
+  if (greedy) take_top_k(logits, n, 1);
+  else if (all) take_all(logits, n);
+  else take_top_k(logits, n, sampling_.top_k);
+  if (candidates_.empty() && (mask || !sampling_.logit_bias.empty()))
+    throw Error(ErrorCode::INVALID_ARGUMENT, format("no token is left of %d: the mask and logit_bias forbid all whose logit "
+                                                    "is a finite number", n));
   if (candidates_.empty())
     throw Error(ErrorCode::INTERNAL, "the model produced no finite logit: its weights or the input are out of range");
   if (greedy) return candidates_[0].id;
-  keep_top_p(sampling_.top_p);
+  if (sampling_.mirostat == 1) {
+    keep_mirostat_1(n);
+  } else if (sampling_.mirostat == 2) {
+    keep_mirostat_2();
+  } else {
+    keep_top_p(sampling_.top_p);
+    keep_min_p(sampling_.min_p);
+  }
   return draw();
 }
 

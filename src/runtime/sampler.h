@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Choosing the next token from logits. The stages are those of llama.cpp in 2024, in its order: penalties, top-k,
-// top-p, temperature, draw. Everything is computed in double precision with the library's own exponential: the same
-// logits and seed give the same tokens everywhere.
+// Choosing the next token from logits. The stages are those of llama.cpp in 2024, in its order; docs/abi.md has the table.
+// Everything is computed in double precision with the library's own exponential and logarithm: the same logits and seed
+// give the same tokens everywhere.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
 namespace rkllm {
+
+struct LogitBias {
+  int32_t id;
+  float bias;  // added to the logit; -infinity forbids the token
+};
 
 struct Sampling {
   int32_t top_k = 40;
@@ -17,6 +23,11 @@ struct Sampling {
   float repeat_penalty = 1.1f;
   float frequency_penalty = 0.0f;
   float presence_penalty = 0.0f;
+  int32_t mirostat = 0;  // 0: off, 1 or 2: version
+  float mirostat_tau = 5.0f;
+  float mirostat_eta = 0.1f;
+  float min_p = 0.0f;
+  std::vector<LogitBias> logit_bias = {};
 };
 
 // How many of the latest tokens (prompt included) the penalties look at.
@@ -25,33 +36,51 @@ constexpr int kPenaltyWindow = 64;
 // Throws Error(INVALID_ARGUMENT) naming the parameter that is out of range.
 void check_sampling(const Sampling& sampling);
 
-// One per run; used by one thread at a time.
+// One per run; used by one thread at a time. A copy goes on from the same state.
 class Sampler {
  public:
   Sampler(const Sampling& sampling, uint64_t seed);
 
-  // Choose from n logits, which are changed. history: the latest tokens, at most kPenaltyWindow of them are used.
-  // Throws Error(INTERNAL) when no logit is a finite number.
+  // Choose from n logits, which are changed. history: the latest tokens, at most kPenaltyWindow of them are used. mask:
+  // (n + 31) / 32 words, bit i % 32 of word i / 32 set: token i is allowed; NULL: all are.
+  // Throws Error(INTERNAL) when no logit is a finite number, Error(INVALID_ARGUMENT) when mask and bias leave none.
   int32_t sample(float* logits, int32_t n, const std::vector<int32_t>& history, const uint32_t* mask = nullptr);
 
-  // Choose by other settings from now on; the random numbers go on.
-  void set(const Sampling& sampling) { sampling_ = sampling; }
+  // Choose by other settings from now on. The random numbers go on; mirostat begins anew when its version or target changes.
+  void set(const Sampling& sampling);
 
  private:
   struct Candidate {
     float logit;
     int32_t id;
   };
+  static bool before(const Candidate& a, const Candidate& b);
+
+  void restrict_to(const uint32_t* mask, float* logits, int32_t n) const;
+  void add_bias(float* logits, int32_t n) const;
   void penalize(float* logits, int32_t n, const std::vector<int32_t>& history);
-  void keep_top_k(const float* logits, int32_t n, int32_t k);
+
+  void take_all(const float* logits, int32_t n);
+  void take_top_k(const float* logits, int32_t n, int32_t k);
+  const Candidate& ranked(size_t rank);
+  double weight(const Candidate& candidate, double temperature) const;
+  double surprise(const Candidate& candidate, double total) const;
+  double total_weight(double temperature) const;
+
   void keep_top_p(double p);
+  void keep_min_p(double p);
+  void keep_mirostat_1(int32_t n);
+  void keep_mirostat_2();
+  void keep(size_t n);
   int32_t draw();
   double uniform();  // [0, 1)
 
   Sampling sampling_;
   uint64_t state_;
-  std::vector<Candidate> candidates_;  // most probable first
-  std::vector<double> weights_;
+  double mu_;  // the surprise that mirostat allows, bits
+  std::vector<Candidate> candidates_;
+  size_t n_ranked_ = 0;  // the first so many are in order
+  float greatest_ = 0.0f;
   std::vector<std::pair<int32_t, int>> counts_;
 };
 

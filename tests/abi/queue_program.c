@@ -92,6 +92,24 @@ static void an_unread_run_waits_and_then_runs_out(int keeping) {
   queue_release(run.q);
 }
 
+static void text_of_the_end_is_read_where_the_library_brings_it(int reads_end) {
+  queue* q = queue_new();
+  RKLLMResult result;
+  queue_side* side;
+  CHECK(q != NULL);
+  memset(&result, 0, sizeof result);
+  q->reads_end = reads_end;
+  queue_retain(q);
+  result.text = "rest\xef\xbf\xbd";
+  result.token_id = 7;
+  queue_callback(&result, q, RKLLM_RUN_FINISH);
+  CHECK(queue_end(q) == RKLLM_RUN_FINISH);
+  side = queue_take(q);
+  CHECK(side->count == (size_t)reads_end);
+  if (reads_end) CHECK(side->ids[0] == -1 && side->ends[0] == 4 && memcmp(side->text, "rest", 4) == 0);
+  queue_release(q);
+}
+
 static void the_consumer_may_let_go_first(void) {
   Run run;
   pthread_t thread = start(&run, 100000);
@@ -148,6 +166,8 @@ int main(void) {
   an_unread_run_waits_and_then_runs_out(0);
   an_unread_run_waits_and_then_runs_out(1);
   the_consumer_may_let_go_first();
+  text_of_the_end_is_read_where_the_library_brings_it(0);
+  text_of_the_end_is_read_where_the_library_brings_it(1);
   the_event_tells_of_entries_and_of_the_end();
   a_wait_without_news_ends();
   puts("the queue keeps its promises");

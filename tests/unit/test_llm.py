@@ -123,6 +123,51 @@ def test_an_override_lasts_for_one_run(llm: LLM) -> None:
     assert len(llm.generate(PROMPT, ignore_eos=True).token_ids) == 8
 
 
+def test_a_stop_text_ends_the_answer_before_it(llm: LLM) -> None:
+    settings = {"ignore_eos": True, "max_new_tokens": 40, "seed": 6}
+    whole = llm.generate(PROMPT, **settings)
+    stop = whole.text[11:16]
+    before = whole.text[: whole.text.index(stop)]
+    for given in (stop, ["never", stop], (stop, "never")):
+        answer = llm.generate(PROMPT, stop=given, **settings)
+        assert (answer.text, answer.finish_reason) == (before, "stop")
+        assert answer.token_ids.tolist() == whole.token_ids.tolist()[: len(answer.token_ids)]
+    assert "".join(piece.text for piece in llm.stream(PROMPT, stop=stop, **settings)) == before
+    assert llm.generate(PROMPT, **settings).text == whole.text
+
+
+def test_text_held_back_at_the_end_of_an_answer_is_not_lost(llm: LLM) -> None:
+    settings = {"ignore_eos": True, "max_new_tokens": 40, "seed": 6}
+    whole = llm.generate(PROMPT, **settings)
+    stop = whole.text[-3:] + "and on"
+    answer = llm.generate(PROMPT, stop=stop, **settings)
+    assert (answer.text, answer.finish_reason) == (whole.text, "length")
+    assert answer.token_ids.tolist() == whole.token_ids.tolist()
+    pieces = list(llm.stream(PROMPT, stop=stop, **settings))
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [piece.token_id for piece in pieces] == [*whole.token_ids.tolist(), -1]
+
+
+def test_sampling_settings_of_one_run(llm: LLM) -> None:
+    settings = {"ignore_eos": True, "max_new_tokens": 20, "seed": 5, "temperature": 2.0, "top_k": 0, "top_p": 1.0}
+    plain = llm.generate(PROMPT, **settings).token_ids.tolist()
+    for other in ({"mirostat": 1, "mirostat_tau": 1.0}, {"mirostat": 2, "mirostat_eta": 1.0}, {"min_p": 1.0}):
+        assert llm.generate(PROMPT, **settings, **other).token_ids.tolist() != plain, other
+    assert llm.generate(PROMPT, **settings, logit_bias={65: 1000}).token_ids.tolist() == [65] * 20
+    forbidden = dict.fromkeys(plain, float("-inf"))
+    assert not set(plain) & set(llm.generate(PROMPT, **settings, logit_bias=forbidden).token_ids.tolist())
+    assert llm.generate(PROMPT, **settings, logprobs=3).token_ids.tolist() == plain
+    assert llm.generate(PROMPT, **settings).token_ids.tolist() == plain
+
+
+def test_sampling_settings_of_a_model(tiny_model: Path) -> None:
+    settings = {"min_p": 0.5, "logit_bias": {7: 2.5}, "stop": ["x", "yz"], "mirostat": 2, "seed": 3}
+    with LLM(tiny_model, max_new_tokens=20, **settings) as model, LLM(tiny_model, max_new_tokens=20) as other:
+        expected = other.generate(PROMPT, **settings)
+        answer = model.generate(PROMPT)
+    assert (answer.text, answer.token_ids.tolist()) == (expected.text, expected.token_ids.tolist())
+
+
 def test_special_tokens_are_left_out_of_the_text_unless_asked_for(tiny_model: Path) -> None:
     with LLM(tiny_model, max_context_len=512, max_new_tokens=400, temperature=50.0, top_k=0, top_p=1.0, seed=3) as llm:
         with_them = llm.generate(PROMPT, ignore_eos=True, skip_special_token=False)
@@ -268,6 +313,23 @@ def test_a_wrong_input_is_refused_with_a_sentence_and_the_model_goes_on(llm: LLM
         ({"seed": 2**64}, "seed is"),
         ({"skip_special_token": "yes"}, "True or False"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"mirostat": 3}, "mirostat"),
+        ({"mirostat_tau": "5"}, "mirostat_tau is '5'; a finite number is needed"),
+        ({"min_p": 1.5}, "min_p is 1.5, but must be 0 to 1"),
+        ({"logit_bias": [1, 2]}, "logit_bias is .1, 2.; a dict"),
+        ({"logit_bias": {"a": 1.0}}, "a token of logit_bias is 'a'"),
+        ({"logit_bias": {1: "a"}}, "logit_bias of token 1 is 'a'"),
+        ({"logit_bias": {1: float("inf")}}, "logit_bias of token 1 is inf"),
+        ({"logit_bias": {10**6: 1.0}}, "logit_bias"),
+        ({"stop": 5}, "stop is 5; a str or a list"),
+        ({"stop": ["a", 5]}, "a str or a list"),
+        ({"stop": ["a", ""]}, "a text of stop is empty"),
+        ({"stop": "a\0b"}, "not possible: NUL"),
+        ({"stop": "\ud800"}, "a surrogate"),
+        ({"stop": "\x1f"}, "U.001F"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": -1}, "0 or more"),
+        ({"logprobs": True}, "logprobs"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(llm: LLM, setting: dict[str, object], sentence: str) -> None:
