@@ -18,6 +18,7 @@ SYSROOT = "/usr/aarch64-linux-gnu"
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 #: Processor model -> the strongest instruction set it has: RK3576's big cores, RK3588's, everything.
 PROCESSORS = {"cortex-a72": "neon", "cortex-a76": "dotprod", "max": "dotprod"}
+NATIVE_TESTS = ["test_attention", "test_kernels", "test_kv_cache", "test_numeric", "test_sampler", "test_thread_pool"]
 
 pytestmark = [
     pytest.mark.cross,
@@ -66,7 +67,7 @@ def emulate(processor: str, build: Path, program: Path, *arguments: object) -> s
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-@pytest.mark.parametrize("name", ["test_kernels", "test_kv_cache", "test_numeric", "test_sampler", "test_thread_pool"])
+@pytest.mark.parametrize("name", NATIVE_TESTS)
 def test_native_tests_pass(processor: str, name: str, build: Path) -> None:
     emulate(processor, build, build / "tests" / "native" / name)
 

@@ -201,13 +201,57 @@ void elementwise_agree(const Kernels& table) {
     });
   each([&](const Kernels& k, std::vector<float>& v) { k.rms_norm(x.data(), y.data(), 1e-5f, n, v.data()); });
   each([&](const Kernels& k, std::vector<float>& v) { k.rotate(v.data(), y.data(), y.data() + 50, 50); });
+}
+
+// Weights of the counted scores, as the definition has them; nothing of what is outside, or (uncapped) is not a number.
+void softmaxes_agree(const Kernels& table, float cap, bool scaled) {
+  const int n = 256;
+  const std::vector<float> scores = gaussians(n, 9.0f), factors = gaussians(n);
   for (int first : {0, 3, 16, 40})
-    for (int last : {41, 48, 100, 203})
-      each([&](const Kernels& k, std::vector<float>& v) {
-        const float sum = k.softmax_sum(v.data(), first, last, 0.125f);
-        v.push_back(sum);
-        for (int i = first / 16 * 16; i < (last + 15) / 16 * 16; i++) CHECK(v[size_t(i)] >= 0.0f);
-      });
+    for (int last : {41, 48, 100, 256}) {
+      const int begin = first / 16 * 16, end = (last + 15) / 16 * 16;
+      const auto weights = [&](const Kernels& k, std::vector<float>& x) {
+        x = scores;
+        if (cap == 0.0f) x[size_t(first) + 1] = NAN;
+        return k.softmax({x.data(), begin, end, first, last, 0.3f, cap, cap > 0.0f ? 1.5f : 0.45f,
+                          scaled ? factors.data() : nullptr, scaled ? factors.data() : nullptr});
+      };
+      std::vector<float> expected, x;
+      const SoftmaxSum expected_sum = weights(kernels_of("scalar"), expected), sum = weights(table, x);
+      CHECK(!memcmp(&sum, &expected_sum, sizeof sum));
+      CHECK(!memcmp(&x[size_t(begin)], &expected[size_t(begin)], size_t(end - begin) * sizeof(float)));
+      double total = 0.0;
+      for (int i = begin; i < end; i++) {
+        const bool counts = i >= first && i < last && (cap > 0.0f || i != first + 1);
+        double score = double(scores[size_t(i)]) * (scaled ? double(factors[size_t(i)]) : 1.0);
+        if (cap > 0.0f) score = double(cap) * std::tanh(0.3 * score / double(cap));
+        const double weight = std::exp2((score - double(sum.greatest)) * (cap > 0.0f ? 1.5 : 0.45));
+        if (counts) total += weight;
+        const double wanted = counts ? weight * (scaled ? double(factors[size_t(i)]) : 1.0) : 0.0;
+        CHECK(counts ? std::fabs(x[size_t(i)] - wanted) <= 1e-5 * std::fabs(wanted) + 1e-37 : x[size_t(i)] == 0.0f);
+      }
+      CHECK(std::fabs(sum.sum - total) <= 1e-5 * total);
+    }
+}
+
+// Blocks one after the other weigh as all of them at once would, and the first one is taken over as it is.
+void merged_softmaxes_agree(const Kernels& table) {
+  const std::vector<float> a = gaussians(48), b = gaussians(48);
+  const SoftmaxSum first = {3.0f, 2.5f}, second = {5.0f, 1.25f};
+  const auto merged = [&](const Kernels& k, std::vector<float>& mixed) {
+    mixed.assign(48, 0.0f);
+    SoftmaxSum total = kNoScores;
+    k.softmax_merge(total, mixed.data(), first, a.data(), 0.7f, 48);
+    CHECK(!memcmp(&total, &first, sizeof total) && same_bits(mixed, a));
+    k.softmax_merge(total, mixed.data(), second, b.data(), 0.7f, 48);
+    return total;
+  };
+  std::vector<float> expected, mixed;
+  const SoftmaxSum expected_sum = merged(kernels_of("scalar"), expected), sum = merged(table, mixed);
+  CHECK(!memcmp(&sum, &expected_sum, sizeof sum) && same_bits(mixed, expected));
+  const double factor = std::exp2(-2.0 * 0.7f);
+  CHECK(sum.greatest == 5.0f && std::fabs(sum.sum - (2.5 * factor + 1.25)) < 1e-6);
+  for (size_t i = 0; i < 48; i++) CHECK(std::fabs(mixed[i] - (double(a[i]) * factor + double(b[i]))) < 1e-6);
 }
 
 void halves_agree(const Kernels& table) {
@@ -305,6 +349,9 @@ int main() {
   for (const char* isa : isas()) {
     const Kernels table = kernels_of(isa);
     elementwise_agree(table);
+    for (float cap : {0.0f, 20.0f})
+      for (bool scaled : {false, true}) softmaxes_agree(table, cap, scaled);
+    merged_softmaxes_agree(table);
     halves_agree(table);
     silu_is_accurate(table);
     gelu_is_accurate(table);

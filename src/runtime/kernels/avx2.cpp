@@ -100,6 +100,6 @@ inline I dot_u4(I acc, C w, int32_t x4) {
 
 }  // namespace
 
-void use_avx2(Kernels& table) { fill(table); }
+void use_avx2(Kernels& table) { fill_table(table); }
 
 }  // namespace rkllm

@@ -16,6 +16,7 @@ struct MatmulTask {
   const uint8_t* scales;   // behind the codes; unused by float kernels
   int64_t code_stride;     // bytes from one tile of codes to the next
   int64_t scale_stride;    // bytes from one tile of scales to the next
+  int64_t ahead;           // float kernels: bytes from what is read to what will be read soon; 0: leave that to the CPU
   int32_t k;               // columns; padded ones for integer kernels
   int32_t group;           // columns that share an activation scale; the last group may be shorter
   int32_t scale_per_group; // 0: one f32 weight scale per row, 1: one f16 weight scale per row and group
@@ -41,6 +42,24 @@ struct QuantizedRow {
   float* scales;
   int32_t* hi_sums;
   int32_t* lo_sums;
+};
+
+// Of weights 2^(exponent * (score - greatest)).
+struct SoftmaxSum {
+  float greatest;
+  float sum;
+};
+constexpr SoftmaxSum kNoScores = {-3e38f, 0.0f};
+
+// The scores of one query with a block of keys become weights of the values. Counts are from the start of the block.
+struct SoftmaxTask {
+  float* scores;
+  int32_t begin, end;   // multiples of 16 around first and last: what does not count becomes 0
+  int32_t first, last;  // what counts
+  float scale, cap;     // score = cap * tanh(scale * score / cap), unless cap is 0
+  float exponent;
+  const float* key_scales;    // of bytes, else nullptr: factors of the scores ...
+  const float* value_scales;  // ... and of the weights, once they are summed
 };
 
 struct Kernels {

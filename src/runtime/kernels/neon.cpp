@@ -30,6 +30,6 @@ inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 }  // namespace
 
-void use_neon(Kernels& table) { fill(table); }
+void use_neon(Kernels& table) { fill_table(table); }
 
 }  // namespace rkllm

@@ -37,7 +37,7 @@ struct Signed8 {
   static F weights(const uint8_t* p) { return load_s8(reinterpret_cast<const int8_t*>(p)); }
 };
 
-template <class Weights, int T, int R>
+template <class Weights, int T, int R, bool Ahead>
 void float_block(const MatmulTask& task, int token, int tile) {
   F acc[T][R];
   for (int t = 0; t < T; t++)
@@ -46,13 +46,22 @@ void float_block(const MatmulTask& task, int token, int tile) {
   const float* x = task.x + token * task.x_stride;
   for (int k = 0; k < task.k; k++) {
     for (int r = 0; r < R; r++) {
-      const F weight = Weights::weights(w + r * task.code_stride + int64_t(k) * 16 * Weights::kBytes);
+      const uint8_t* at = w + r * task.code_stride + int64_t(k) * 16 * Weights::kBytes;
+      if (Ahead) __builtin_prefetch(at + task.ahead);
+      const F weight = Weights::weights(at);
       for (int t = 0; t < T; t++) acc[t][r] = fma(weight, splat(x[t * task.x_stride + k]), acc[t][r]);
     }
   }
   for (int t = 0; t < T; t++)
     for (int r = 0; r < R; r++)
       store(task.y + (token + t) * task.y_stride + 16 * (tile + r), add(acc[t][r], bias_of(task, tile + r)));
+}
+
+// Weights are asked for in advance once, by the first tokens.
+template <class Weights, int T, int R>
+void float_tokens(const MatmulTask& task, int token, int tile) {
+  if (task.ahead && token == 0) float_block<Weights, T, R, true>(task, token, tile);
+  else float_block<Weights, T, R, false>(task, token, tile);
 }
 
 // Integer weights. Bits is 4 or 8, Bytes 1 (8-bit activations) or 2 (16-bit ones).
@@ -133,6 +142,7 @@ void tile_strip(const MatmulTask& task, int tile) {
   int token = 0;
   for (; token + T <= task.n_tokens; token += T) Block<T, R>::run(task, token, tile);
   if (T > 4 && token + 4 <= task.n_tokens) Block<(T > 4 ? 4 : 1), R>::run(task, token, tile), token += 4;
+  if (T > 3 && token + 3 == task.n_tokens) return Block<(T > 3 ? 3 : 1), R>::run(task, token, tile);
   if (T > 2 && token + 2 <= task.n_tokens) Block<(T > 2 ? 2 : 1), R>::run(task, token, tile), token += 2;
   for (; token < task.n_tokens; token++) Block<1, R>::run(task, token, tile);
 }
@@ -145,13 +155,13 @@ void cover(const MatmulTask& task, int tile_begin, int tile_end) {
 }
 
 template <int T, int R> struct BlockFp32 {
-  static void run(const MatmulTask& task, int token, int tile) { float_block<Fp32, T, R>(task, token, tile); }
+  static void run(const MatmulTask& task, int token, int tile) { float_tokens<Fp32, T, R>(task, token, tile); }
 };
 template <int T, int R> struct BlockFp16 {
-  static void run(const MatmulTask& task, int token, int tile) { float_block<Fp16, T, R>(task, token, tile); }
+  static void run(const MatmulTask& task, int token, int tile) { float_tokens<Fp16, T, R>(task, token, tile); }
 };
 template <int T, int R> struct BlockS8 {
-  static void run(const MatmulTask& task, int token, int tile) { float_block<Signed8, T, R>(task, token, tile); }
+  static void run(const MatmulTask& task, int token, int tile) { float_tokens<Signed8, T, R>(task, token, tile); }
 };
 template <int T, int R> struct BlockW8A8 {
   static void run(const MatmulTask& task, int token, int tile) { integer_block<8, 1, T, R>(task, token, tile); }
@@ -342,27 +352,58 @@ void rotate(float* x, const float* cosines, const float* sines, int half) {
   }
 }
 
-// scores[first, last) become e^(scale * (score - greatest)), their 16-aligned surroundings 0; returns the sum.
-float softmax_sum(float* scores, int first, int last, float scale) {
-  const int begin = first / 16 * 16, end = (last + 15) / 16 * 16;
-  float greatest = scores[first];
-  for (int i = first; i < last; i++) greatest = scores[i] > greatest ? scores[i] : greatest;
-  for (int i = begin; i < first; i++) scores[i] = 0.0f;
-  for (int i = last; i < end; i++) scores[i] = 0.0f;
+// ---- softmax over blocks of keys ------------------------------------------------------------------------------------
+
+// 2^x for x <= 0, relative error below 2e-7, exactly 1 at 0; below -126.5, and for what is not a number, exactly 0.
+// The polynomial is the best one for 2^r, |r| <= 1/2, with a first term of 1.
+inline F power_of_2(F x) {
+  x = max(x, splat(-127.0f));  // whose power is the float of exponent 0, which is 0
+  const I n = to_int(x);
+  const F r = sub(x, to_float(n));
+  F p = splat(1.326472731e-3f);
+  p = fma(p, r, splat(9.671512991e-3f));
+  p = fma(p, r, splat(5.550733581e-2f));
+  p = fma(p, r, splat(2.402224243e-1f));
+  p = fma(p, r, splat(6.931470037e-1f));
+  p = fma(p, r, splat(1.0f));
+  return exponent(p, n);
+}
+
+inline void fill(float* x, int begin, int end, float value) {
+  for (int i = begin; i < end; i++) x[i] = value;
+}
+
+SoftmaxSum softmax(const SoftmaxTask& task) {
+  float* x = task.scores;
+  if (task.key_scales)
+    for (int i = task.begin; i < task.end; i += 16) store(x + i, mul(load(x + i), load(task.key_scales + i)));
+  if (task.cap > 0.0f) softcap(x + task.begin, task.scale, task.cap, task.end - task.begin);
+  fill(x, task.begin, task.first, kNoScores.greatest);
+  fill(x, task.last, task.end, kNoScores.greatest);
+  F most = splat(kNoScores.greatest);
+  for (int i = task.begin; i < task.end; i += 16) most = max(load(x + i), most);
+  const float greatest = maximum(most);
+  const F factor = splat(task.exponent);
   F total = splat(0.0f);
-  for (int i = begin; i < end; i += 16) {
-    F p = exponential(mul(sub(load(scores + i), splat(greatest)), splat(scale)));
-    if (i < first || i + 16 > last) {
-      float lanes[16];
-      store(lanes, p);
-      for (int j = 0; j < 16; j++)
-        if (i + j < first || i + j >= last) lanes[j] = 0.0f;
-      p = load(lanes);
-    }
-    store(scores + i, p);
-    total = add(total, p);
+  for (int i = task.begin; i < task.end; i += 16) {
+    const F weight = power_of_2(mul(sub(load(x + i), splat(greatest)), factor));
+    store(x + i, weight);
+    total = add(total, weight);
   }
-  return sum(total);
+  if (task.value_scales)
+    for (int i = task.begin; i < task.end; i += 16) store(x + i, mul(load(x + i), load(task.value_scales + i)));
+  return {greatest, sum(total)};
+}
+
+void softmax_merge(SoftmaxSum& total, float* mixed, SoftmaxSum block, const float* block_mixed, float exponent, int n) {
+  const float greatest = block.greatest > total.greatest ? block.greatest : total.greatest;
+  const F old_factor = power_of_2(splat((total.greatest - greatest) * exponent));
+  const F new_factor = power_of_2(splat((block.greatest - greatest) * exponent));
+  float sums[16];
+  store(sums, fma(splat(total.sum), old_factor, mul(splat(block.sum), new_factor)));
+  total = {greatest, sums[0]};
+  for (int i = 0; i < n; i += 16)
+    store(mixed + i, fma(load(mixed + i), old_factor, mul(load(block_mixed + i), new_factor)));
 }
 
 void scale(float* x, float factor, int n) {
@@ -377,7 +418,7 @@ void from_half(const uint16_t* x, float* out, int n) {
   for (int i = 0; i < n; i += 16) store(out + i, load_half(x + i));
 }
 
-void fill(Kernels& table) {
+void fill_table(Kernels& table) {
 #define KERNEL(type, name, parameters) table.name = name;
 #include "kernels.def"
 #undef KERNEL

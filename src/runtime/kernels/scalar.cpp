@@ -143,6 +143,6 @@ inline I dot_u4(I acc, const C& w, int32_t x4) { return dot<uint8_t>(acc, w, x4)
 
 }  // namespace
 
-void use_scalar(Kernels& table) { fill(table); }
+void use_scalar(Kernels& table) { fill_table(table); }
 
 }  // namespace rkllm
