@@ -213,6 +213,7 @@ struct Attention {
 
   void run(const AttentionRows* rows, int n_entries, ThreadPool& pool) const {
     plan(rows, n_entries);
+    if (scratch.items_.empty()) return;
     const std::vector<Item>& items = scratch.items_;
     const int heads = shape.n_kv_heads, n_items = int(items.size()) * heads;
     const int n_units = (items.back().first_unit + items.back().n_blocks()) * heads;

@@ -173,7 +173,7 @@ def test_special_tokens_are_left_out_of_the_text_unless_asked_for(tiny_model: Pa
         with_them = llm.generate(PROMPT, ignore_eos=True, skip_special_token=False)
         without = llm.generate(PROMPT, ignore_eos=True)
         assert with_them.token_ids.tolist() == without.token_ids.tolist()
-        assert "<|im_start|>" in with_them.text
+        assert "<|im_" in with_them.text
         assert "<|im_" not in without.text
 
 
