@@ -298,6 +298,13 @@ RKLLM_API uint64_t rkllm_ext_packed_size(const char* format, int64_t rows, int64
 RKLLM_API int rkllm_ext_pack(const char* format, int64_t rows, int64_t cols, const void* codes, const float* scales,
                              void* out, uint64_t out_bytes);
 
+/* Quantize a matrix by rounding to the nearest, and pack it; for float formats, pack it only. type is that of data,
+ * [rows, cols]: "f32", "f16" or "bf16". n_threads 0: the default; the result does not depend on it.
+ * Returns 0 or a negative error code: MODEL_FILE for a NaN, an infinity or a number that fp16 cannot hold, with the
+ * row. */
+RKLLM_API int rkllm_ext_quantize(const char* format, int64_t rows, int64_t cols, const char* type, const void* data,
+                                 uint64_t data_bytes, int n_threads, void* out, uint64_t out_bytes);
+
 /* The reverse: packed bytes to float32 [rows, cols]. */
 RKLLM_API int rkllm_ext_unpack(const char* format, int64_t rows, int64_t cols, const void* packed,
                                uint64_t packed_bytes, float* out);

@@ -100,6 +100,55 @@ def pack(format, codes, scales=None):
     return packed
 
 
+cdef dict NUMBER_TYPES = {"f": "f32", "e": "f16", "H": "bf16"}
+
+
+def quantize(format, weights, n_threads=0):
+    """Quantize a matrix by rounding to the nearest, and pack it as `pack` does. Float formats are only packed.
+
+    Parameters
+    ----------
+    format : str
+        A weight format; its group divides the columns.
+    weights : buffer, [rows, cols]
+        float32 or float16 numbers, or bfloat16 ones as uint16.
+    n_threads : int
+        0: the library's default. The bytes do not depend on it.
+
+    Returns
+    -------
+    bytearray
+
+    Raises
+    ------
+    ModelFileError
+        A number is not finite, or beyond what fp16 holds; the row is given.
+    InvalidArgumentError
+        A shape or an element type does not fit.
+    """
+    need(<void*>ext_quantize, "quantize()")
+    cdef Buffer held = hold(weights, "weights")
+    element = "" if held.view.format == NULL else (<bytes>held.view.format).decode("latin-1").lstrip("@=<")
+    if held.view.ndim != 2 or element not in NUMBER_TYPES:
+        raise InvalidArgumentError(
+            f"weights have {held.view.ndim} dimensions of elements '{element}'; 2 of float32, float16 or uint16 are needed")
+    cdef int64_t rows = held.view.shape[0]
+    cdef int64_t cols = held.view.shape[1]
+    cdef uint64_t size = packed_size(format, rows, cols)
+    packed = PyByteArray_FromStringAndSize(NULL, size)
+    cdef char* out = PyByteArray_AsString(packed)
+    cdef bytes name = format.encode()
+    cdef const char* c_name = name
+    cdef bytes type = NUMBER_TYPES[element].encode()
+    cdef const char* c_type = type
+    cdef int threads = n_threads
+    cdef int code
+    with nogil:
+        code = ext_quantize(c_name, rows, cols, c_type, held.view.buf, held.view.len, threads, out, size)
+    check(code, NULL, "rkllm_ext_quantize")
+    return packed
+
+
 def unpack(format, rows, cols, packed):
     """Return the weights of packed bytes as float32 [rows, cols].
 

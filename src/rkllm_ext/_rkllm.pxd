@@ -192,6 +192,9 @@ cdef extern from "_library.h" nogil:
     uint64_t ext_packed_size "library.rkllm_ext_packed_size"(const char* format, int64_t rows, int64_t cols)
     int ext_pack "library.rkllm_ext_pack"(const char* format, int64_t rows, int64_t cols, const void* codes,
                                           const float* scales, void* out, uint64_t out_bytes)
+    int ext_quantize "library.rkllm_ext_quantize"(const char* format, int64_t rows, int64_t cols, const char* type,
+                                                  const void* data, uint64_t data_bytes, int n_threads, void* out,
+                                                  uint64_t out_bytes)
     int ext_unpack "library.rkllm_ext_unpack"(const char* format, int64_t rows, int64_t cols, const void* packed,
                                               uint64_t packed_bytes, float* out)
     uint64_t ext_checksum "library.rkllm_ext_checksum"(const void* data, uint64_t n_bytes)

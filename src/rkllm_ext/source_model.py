@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +121,12 @@ class SourceTensor:
 
     def floats(self) -> NDArray[np.float32]:
         return np.ascontiguousarray(self._tensor.source.build(self._checkpoint.load), np.float32)
+
+    def stored(self) -> NDArray[Any]:
+        # What moves rows only asks for nothing but their order, so bfloat16 can pass through it as uint16.
+        if not self._tensor.source.moves_rows_only:
+            return self.floats()
+        return np.ascontiguousarray(self._tensor.source.build(self._checkpoint.load_stored))
 
     def q4_0(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
         # Codes and scales both have a row per output, so what moves rows moves them alike.

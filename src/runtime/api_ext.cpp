@@ -8,6 +8,7 @@
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
 #include "linear.h"
+#include "quant/rtn.h"
 #include "rkllm_ext.h"
 #include "spec.h"
 
@@ -42,6 +43,29 @@ void need_bytes(const Layout& layout, uint64_t given) {
     throw Error(ErrorCode::INVALID_ARGUMENT,
                 rkllm::format("the packed matrix has %lld bytes, but %llu were given",
                               static_cast<long long>(layout.n_bytes), static_cast<unsigned long long>(given)));
+}
+
+SourceMatrix source_matrix(int64_t rows, int64_t cols, const char* type, const void* data, uint64_t data_bytes) {
+  SourceMatrix matrix = {NumberType::F32, rows, cols, data};
+  need(type && find_number_type(type, matrix.type), "the type of the data must be f32, f16 or bf16");
+  const uint64_t expected = uint64_t(rows) * uint64_t(cols) * uint64_t(bytes_of(matrix.type));
+  if (data_bytes != expected)
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                rkllm::format("the data has %llu bytes, but %lld x %lld numbers of type %s have %llu",
+                              static_cast<unsigned long long>(data_bytes), static_cast<long long>(rows),
+                              static_cast<long long>(cols), type, static_cast<unsigned long long>(expected)));
+  need(reinterpret_cast<uintptr_t>(data) % unsigned(bytes_of(matrix.type)) == 0, "the data is not aligned");
+  return matrix;
+}
+
+void refuse(const Format& format, const RowProblem& problem) {
+  const auto row = static_cast<long long>(problem.row);
+  if (problem.kind == RowProblem::NOT_FINITE)
+    throw Error(ErrorCode::MODEL_FILE,
+                rkllm::format("holds a NaN or an infinite weight in row %lld; the checkpoint is damaged", row));
+  if (problem.kind == RowProblem::BEYOND_F16)
+    throw Error(ErrorCode::MODEL_FILE, rkllm::format("holds %g in row %lld, but %s ends at 65504; use fp32",
+                                                     double(problem.value), row, format.name));
 }
 
 }  // namespace
@@ -105,6 +129,26 @@ int rkllm_ext_unpack(const char* format, int64_t rows, int64_t cols, const void*
     need_bytes(layout_of(f, rows, cols), packed_bytes);
     for (int64_t row = 0; row < rows; row++)
       unpack_row(f, rows, cols, static_cast<const uint8_t*>(packed), row, out + row * cols);
+  });
+}
+
+int rkllm_ext_quantize(const char* format, int64_t rows, int64_t cols, const char* type, const void* data,
+                       uint64_t data_bytes, int n_threads, void* out, uint64_t out_bytes) {
+  return guard([&] {
+    const Format& f = format_named(format);
+    need(data && out, "data and out must be given");
+    need(n_threads >= 0 && n_threads <= 256, "n_threads must be 0 to 256");
+    const Layout layout = layout_of(f, rows, cols);
+    need_bytes(layout, out_bytes);
+    const SourceMatrix matrix = source_matrix(rows, cols, type, data, data_bytes);
+    ThreadPool pool(n_threads ? n_threads : cpu_cores());
+    std::vector<RoundingScratch> scratch(size_t(pool.size()));
+    std::vector<RowProblem> problems(size_t(layout.tiles));
+    pool.run(int(layout.tiles), [&](int tile, int thread) {
+      problems[size_t(tile)] =
+          round_tile(f, layout, matrix, tile, scratch[size_t(thread)], static_cast<uint8_t*>(out));
+    });
+    for (const RowProblem& problem : problems) refuse(f, problem);
   });
 }
 

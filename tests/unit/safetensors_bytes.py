@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 
 def row(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, object]:
@@ -16,6 +20,15 @@ def safetensors(header: object, data: bytes = b"", length: int | None = None) ->
     """Return a file; `header` may be bytes to be written as they are, `length` is what the file claims for it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def checkpoint(tensors: Mapping[str, NDArray[Any]], dtype: str) -> bytes:
+    """Return a file of arrays that are all of one type; bfloat16 is given as uint16."""
+    header, data = {}, b""
+    for name, values in tensors.items():
+        header[name] = row(list(values.shape), len(data), len(data) + values.nbytes, dtype)
+        data += values.tobytes()
+    return safetensors(header, data)
 
 
 def folder(path: Path, files: dict[str, object]) -> Path:

@@ -25,6 +25,7 @@ from gguf_models import canonical_weights, write_gguf
 from numpy.typing import NDArray
 from reference import rounding, tiles
 from safetensors.numpy import load_file, save_file
+from safetensors_bytes import checkpoint
 
 from rkllm_ext import _rkllm, convert
 from rkllm_ext.errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
@@ -59,8 +60,8 @@ def copy(tiny_llama: Path, tmp_path: Path) -> Path:
 def hf_weights(folder: Path) -> dict[str, NDArray[Any]]:
     from rkllm_ext.readers import open_checkpoint
 
-    with open_checkpoint(folder) as checkpoint:
-        return {name: checkpoint.load(name) for name in checkpoint.tensor_names}
+    with open_checkpoint(folder) as source:
+        return {name: source.load(name) for name in source.tensor_names}
 
 
 def spoil(folder: Path, name: str, change: Any) -> None:
@@ -198,6 +199,25 @@ def test_where_the_source_lies_does_not_matter(tiny_llama: Path, tmp_path: Path)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["fp32", "fp16", "w8a8", "w4a16_g32"])
+@pytest.mark.parametrize("stored", ["F16", "BF16"])
+def test_numbers_of_16_bits_give_the_bytes_of_the_same_numbers_in_32(
+    copy: Path, tmp_path: Path, stored: str, name: str
+) -> None:
+    narrow, wide = {}, {}
+    for key, values in load_file(copy / "model.safetensors").items():
+        narrow[key] = values.astype(np.float16) if stored == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)
+        wide[key] = narrow[key].astype(np.float32)
+        if stored == "BF16":
+            wide[key] = (narrow[key].astype(np.uint32) << 16).view(np.float32)
+    save_file(wide, copy / "model.safetensors")
+    convert(copy, tmp_path / "wide.rkllm", name)
+    (copy / "model.safetensors").write_bytes(checkpoint(narrow, stored))
+    convert(copy, tmp_path / "narrow.rkllm", name)
+    found, expected = (contents(tmp_path / f"{file}.rkllm")[1] for file in ("narrow", "wide"))
+    assert {key for key in expected if found[key] != expected[key]} == {"checksums"}  # the source's digest differs
+
+
 # ---- GGUF sources ----
 
 
@@ -287,7 +307,7 @@ def test_a_weight_that_is_not_finite_is_refused_and_named(copy: Path, tmp_path: 
 
 def test_a_weight_beyond_fp16_is_refused(copy: Path, tmp_path: Path) -> None:
     spoil(copy, "model.layers.1.mlp.up_proj.weight", lambda array: array * np.float32(1e8))
-    with pytest.raises(ModelFileError, match=r"blk.1.ffn_up.weight: holds .*, but fp16 ends at 65504; use fp32"):
+    with pytest.raises(ModelFileError, match=r"blk.1.ffn_up.weight \(.*\): holds .*, but fp16 ends at 65504; use fp32"):
         convert(copy, tmp_path / "m.rkllm", "fp16")
     convert(copy, tmp_path / "m.rkllm", "fp32")
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from .. import _rkllm
 from ..errors import ModelFileError
-from . import rtn
 
 if TYPE_CHECKING:
     from .._rkllm import Format
@@ -20,7 +19,6 @@ Float32 = NDArray[np.float32]
 Facts = dict[str, Any]  # of one tensor, ready for JSON: columns of a conversion's report
 
 _LOSSLESS = "w4a16_g32"  # the format that holds GGUF's Q4_0 as it is
-_F16_MAX = 65504.0
 
 
 class Weights(Protocol):
@@ -31,6 +29,9 @@ class Weights(Protocol):
 
     def floats(self) -> Float32:
         """Return the tensor, contiguous; the caller owns it."""
+
+    def stored(self) -> NDArray[Any]:
+        """Return the tensor in the type it is stored in: float32, float16, or bfloat16 as uint16. Not to be changed."""
 
     def q4_0(self) -> tuple[NDArray[np.int8], Float32] | None:
         """Return codes [rows, cols] and scales [rows, cols / 32] of a tensor that is stored as GGUF Q4_0."""
@@ -65,19 +66,15 @@ class RoundToNearest:
             if taken is not None:
                 refuse_non_finite(taken[1], weights)
                 return _rkllm.pack(format.name, *taken), {"lossless": True}
-        values = weights.floats()
-        refuse_non_finite(values, weights)
         if format is None:
+            values = weights.floats()
+            refuse_non_finite(values, weights)
             return values.astype("<f4", copy=False).tobytes(), {}
-        if format.scale_bits:
-            packed = _rkllm.pack(format.name, *rtn.quantize(values, format))
-        else:
-            if format.bits == 16 and values.size and max(values.max(), -values.min()) > _F16_MAX:
-                raise ModelFileError(
-                    f"{weights.name}: holds {np.abs(values).max():g}, but {format.name} ends at {_F16_MAX:g}; use fp32"
-                )
-            packed = _rkllm.pack(format.name, values)
-        return packed, {"sqnr_db": sqnr(values, format.name, packed)} if self._measure else {}
+        try:
+            packed = _rkllm.quantize(format.name, weights.stored())
+        except ModelFileError as error:
+            raise ModelFileError(f"{weights.name} ({weights.origin}): {error}") from error
+        return packed, {"sqnr_db": sqnr(weights.floats(), format.name, packed)} if self._measure else {}
 
 
 def refuse_non_finite(values: NDArray[Any], weights: Weights) -> None:

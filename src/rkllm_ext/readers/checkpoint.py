@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import ModelFileError, RKLLMError
 
 Float32 = NDArray[np.float32]
+Stored = NDArray[Any]
 Q4_0 = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
 _CHUNK = 1 << 20
@@ -28,6 +29,7 @@ class TensorSource(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
     def dtype(self, name: str) -> str: ...
     def load(self, name: str) -> Float32: ...
+    def load_stored(self, name: str) -> Stored: ...
     def load_q4_0(self, name: str) -> Q4_0 | None: ...
     def close(self) -> None: ...
 
@@ -89,6 +91,16 @@ class Checkpoint:
             The tensor is absent, of a type that is not a number format for weights, or the file was cut since opening.
         """
         return self._tensors.load(name)
+
+    def load_stored(self, name: str) -> Stored:
+        """Read one tensor in the type it is stored in where that is a float of 16 or 32 bits, else as `load`.
+
+        Returns
+        -------
+        float32 or float16, or bfloat16 as uint16, of the tensor's shape. May be a view of the file that lives as long
+        as the checkpoint is open.
+        """
+        return self._tensors.load_stored(name)
 
     def load_q4_0(self, name: str) -> Q4_0 | None:
         """Read a matrix stored as GGUF Q4_0 without dequantizing it.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError
-from .checkpoint import Q4_0, Float32
+from .checkpoint import Q4_0, Float32, Stored
 
 _PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _Q4_0_BLOCK, _Q4_0_BYTES = 32, 18
@@ -59,6 +59,11 @@ class GGUFTensors:
         except NotImplementedError:
             raise ModelFileError(f"{self._path}: tensor '{name}' is of type {dtype}, which holds no weights") from None
         return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)
+
+    def load_stored(self, name: str) -> Stored:
+        views = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+        dtype = self.dtype(name)
+        return self._bytes(name).view(views[dtype]).reshape(self.shape(name)) if dtype in views else self.load(name)
 
     def load_q4_0(self, name: str) -> Q4_0 | None:
         shape = self.shape(name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelFileError
-from .checkpoint import Q4_0, Float32
+from .checkpoint import Q4_0, Float32, Stored
 from .json_file import parse_object
 from .shards import read_shards
 
@@ -50,6 +50,16 @@ class SafetensorsFiles:
         return self._entry(name).dtype
 
     def load(self, name: str) -> Float32:
+        values = self._read(name)
+        if self._entry(name).dtype == "BF16":
+            values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return values.astype(np.float32, copy=False)
+
+    def load_stored(self, name: str) -> Stored:
+        return self.load(name) if self._entry(name).dtype == "F64" else self._read(name)
+
+    def _read(self, name: str) -> Stored:
+        """Return the numbers as they are stored, bfloat16 as uint16."""
         entry = self._entry(name)
         where = f"{entry.path}: tensor '{name}'"
         if entry.dtype not in _BYTES:
@@ -62,9 +72,7 @@ class SafetensorsFiles:
             raise ModelFileError(f"{where} cannot be read: {error.strerror}") from error
         if values.size != count:
             raise ModelFileError(f"{where} has {values.size} of {count} elements left: the file was cut since opening")
-        if entry.dtype == "BF16":
-            values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return values.astype(np.float32, copy=False).reshape(entry.shape)
+        return values.reshape(entry.shape)
 
     def load_q4_0(self, name: str) -> Q4_0 | None:
         self._entry(name)

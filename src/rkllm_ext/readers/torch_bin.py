@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelFileError, UnsupportedModelError
-from .checkpoint import Q4_0, Float32
+from .checkpoint import Q4_0, Float32, Stored
 from .shards import read_shards
 
 SINGLE = "pytorch_model.bin"
@@ -48,6 +48,9 @@ class TorchFiles:
             )
         values: Float32 = tensor.detach().float().contiguous().numpy()
         return np.array(values, dtype=np.float32)  # a copy: the mapping may go
+
+    def load_stored(self, name: str) -> Stored:
+        return self.load(name)
 
     def load_q4_0(self, name: str) -> Q4_0 | None:
         self._tensor(name)
