@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 18  # weights that are worked on at once, so that intermediate arrays stay small
 _F16_MAX = np.float32(65504)
+LIMITS = {4: (-8, 7), 8: (-127, 127)}  # of codes around 0, by bits
+
+Float32 = NDArray[np.float32]
 
 
 def quantize(weights: NDArray[np.float32], format: Format) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -45,27 +48,35 @@ def quantize(weights: NDArray[np.float32], format: Format) -> tuple[NDArray[np.i
     step = max(1, _BLOCK // cols)
     for start in range(0, rows, step):
         block = weights[start : start + step].reshape(-1, cols // group, group)
-        scale = _scales(block, format)
+        scale = scales_of(block, format)
         scales[start : start + step] = scale
-        codes[start : start + step] = _codes(block, scale, format).reshape(-1, cols)
+        codes[start : start + step] = as_stored(signed_codes(block, scale, format), format).reshape(-1, cols)
     return codes, scales if format.group else scales[:, 0]
 
 
-def _scales(block: NDArray[np.float32], format: Format) -> NDArray[np.float32]:
-    scale: NDArray[np.float32]
+def scales_of(block: Float32, format: Format) -> Float32:
+    """Return the scales [rows, groups] of weights [rows, groups, group]."""
     if format.bits == 4:
         largest = np.abs(block).argmax(axis=2)[..., None]
-        scale = np.take_along_axis(block, largest, axis=2)[..., 0] / np.float32(-8)
-    else:
-        scale = np.abs(block).max(axis=2) / np.float32(127)
-    if format.scale_bits == 16:
-        scale = np.clip(scale, -_F16_MAX, _F16_MAX).astype(np.float16).astype(np.float32)
-    return scale
+        return stored_scales(np.take_along_axis(block, largest, axis=2)[..., 0] / np.float32(-8), format)
+    return stored_scales(np.abs(block).max(axis=2) / np.float32(127), format)
 
 
-def _codes(block: NDArray[np.float32], scale: NDArray[np.float32], format: Format) -> NDArray[np.int8]:
+def stored_scales(scales: Float32, format: Format) -> Float32:
+    """Return scales as the file keeps them: rounded to f16 where the format does that."""
+    if format.scale_bits != 16:
+        return scales
+    return np.clip(scales, -_F16_MAX, _F16_MAX).astype(np.float16).astype(np.float32)
+
+
+def signed_codes(block: Float32, scale: Float32, format: Format) -> Float32:
+    """Return the nearest codes, around 0, of weights [rows, groups, group] for scales [rows, groups]."""
     divisor = np.where(scale == 0, np.float32(np.inf), scale)  # a scale of zero: every code is that of zero
-    codes = np.rint(block / divisor[..., None])
-    if format.bits == 4:
-        return (np.clip(codes, -8, 7) + 8).astype(np.int8)
-    return np.clip(codes, -127, 127).astype(np.int8)
+    low, high = LIMITS[format.bits]
+    codes: Float32 = np.clip(np.rint(block / divisor[..., None]), low, high)
+    return codes
+
+
+def as_stored(codes: Float32, format: Format) -> NDArray[np.int8]:
+    """Return codes around 0 as `_rkllm.pack` takes them: 4-bit codes from 0 to 15."""
+    return (codes + 8 if format.bits == 4 else codes).astype(np.int8)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of the inputs of a model's matrices, taken by running the engine over calibration text.
+
+The engine hands out the inputs of every matrix while it computes (`rkllm_ext_set_tap`); no other program is needed. A
+model that is not quantized runs. H = X^T X of one block may be as large as its weights, so that only some blocks are
+watched in a pass, as many as the memory that may be used holds, and each further pass computes the model again:
+passes are `ceil(bytes of all H / budget)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _rkllm
+
+Float32 = NDArray[np.float32]
+
+_HELD_EVERY = 4  # of so many sequences one is held out
+_HELD_ROWS = 512
+_BUDGET = 1 << 30
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """What is known about an input of matrices with `cols` columns.
+
+    Rows whose energy is above the median of their pass are scaled down to it: the few positions that models make
+    thousands of times larger than all others would else be all that counts, although the next norm takes that away.
+    """
+
+    gram: Float32  # [cols, cols], the mean of x x^T over the rows that are not held out
+    peak: Float32  # [cols], the largest |x| of those rows
+    held: Float32  # [n, cols], rows of sequences that are held out
+
+    @property
+    def energy(self) -> Float32:
+        """Mean square of each column."""
+        return np.ascontiguousarray(np.diag(self.gram))
+
+
+class Calibration:
+    """Statistics of a model's blocks; they should be asked for in ascending order.
+
+    Parameters
+    ----------
+    model
+        A ``.rkllm`` file that is not quantized.
+    sequences
+        Token ids, int32 arrays. Every fourth is held out; with fewer than two sequences all serve for both.
+    inputs
+        For each block the inputs that are wanted: name of the tap -> columns.
+    budget
+        Bytes that the statistics may take; those of one block are taken in any case.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        sequences: Sequence[NDArray[np.int32]],
+        inputs: Sequence[Mapping[str, int]],
+        budget: int = _BUDGET,
+    ) -> None:
+        self._model = os.fspath(model)
+        self._sequences = list(sequences)
+        self._inputs = list(inputs)
+        self._budget = budget
+        self._known: dict[int, dict[str, InputStatistics]] = {}
+
+    def block(self, layer: int) -> dict[str, InputStatistics]:
+        """Return the statistics of a block's inputs by name."""
+        if layer not in self._known:
+            self._known = self._passed(self._window(layer))
+        return self._known[layer]
+
+    def _window(self, layer: int) -> list[int]:
+        """Return the blocks to watch in the next pass."""
+        window, size = [layer], self._bytes(layer)
+        while window[-1] + 1 < len(self._inputs) and size + self._bytes(window[-1] + 1) <= self._budget:
+            window.append(window[-1] + 1)
+            size += self._bytes(window[-1])
+        return window
+
+    def _bytes(self, layer: int) -> int:
+        return sum(4 * cols * (cols + _HELD_ROWS) for cols in self._inputs[layer].values())
+
+    def _passed(self, window: list[int]) -> dict[int, dict[str, InputStatistics]]:
+        held = [i for i in range(len(self._sequences)) if i % _HELD_EVERY == _HELD_EVERY - 1]
+        held = held or list(range(len(self._sequences)))
+        fitted = [i for i in range(len(self._sequences)) if i not in held] or held
+        collected = {name: _Collected(cols) for layer in window for name, cols in self._inputs[layer].items()}
+        longest = max(map(len, self._sequences))
+        with _rkllm.opened(self._model, max_context_len=longest, prefill_chunk=longest) as handle:
+            for i in fitted:
+                handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].fit(x))
+            for i in held:
+                share = _HELD_ROWS // len(held)
+                handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].hold(x, share))
+        return {layer: {name: collected[name].statistics() for name in self._inputs[layer]} for layer in window}
+
+
+class _Collected:
+    """The sums of one input while a pass runs."""
+
+    def __init__(self, cols: int) -> None:
+        self._gram = np.zeros((cols, cols), np.float32)
+        self._peak = np.zeros(cols, np.float32)
+        self._held: list[Float32] = []
+        self._n = 0
+
+    def fit(self, x: Float32) -> None:
+        x = _tamed(x)
+        self._gram += x.T @ x
+        np.maximum(self._peak, np.abs(x).max(axis=0), out=self._peak)
+        self._n += len(x)
+
+    def hold(self, x: Float32, most: int) -> None:
+        picked = np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.int64)
+        self._held.append(_tamed(x)[picked])
+
+    def statistics(self) -> InputStatistics:
+        return InputStatistics(self._gram / np.float32(max(self._n, 1)), self._peak, np.concatenate(self._held))
+
+
+def _tamed(x: Float32) -> Float32:
+    energy = np.square(x).sum(axis=1, keepdims=True)
+    tamed: Float32 = x * np.sqrt(np.median(energy) / np.maximum(energy, np.median(energy) + np.float32(1e-30)))
+    return tamed

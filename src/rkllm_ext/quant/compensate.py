@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Error-compensating rounding: codes for which the output of the matrix, not each weight, is met best.
+
+Minimised is ``trace((W - Q) H (W - Q)^T)`` with ``H = X^T X`` of the inputs, which is the squared error of the output
+over those inputs. First the columns are rounded one after the other and what each misses is made good by those behind
+it, in closed form (GPTQ, arXiv:2210.17323); columns with much energy come first. Then sweeps of coordinate descent
+revisit every code with all others fixed (QuantEase, arXiv:2309.01885), and each scale by least squares. A sweep never
+makes a row worse.
+
+Inputs ``float32``; a row of the matrix is independent of the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import rtn
+
+if TYPE_CHECKING:
+    from .._rkllm import Format
+
+Float32 = NDArray[np.float32]
+
+_DAMPING = 0.05  # of the mean of H's diagonal, added to it: what few texts say about H is not to be trusted to the end
+_BLOCK = 32  # columns whose corrections are handed on together, by one matrix product
+
+
+def damped(gram: Float32, share: float = _DAMPING) -> Float32:
+    """Return H with `share` of its mean diagonal added to the diagonal, in which no entry is 0."""
+    out = gram.copy()
+    out[np.diag_indices_from(out)] += np.float32(share * float(np.diag(gram).mean()) + 1e-30)
+    return out
+
+
+def output_error(weights: Float32, codes: Float32, scales: Float32, h: Float32) -> NDArray[np.float64]:
+    """Return the squared error of each output, float64 [rows]; arguments as of `compensate`."""
+    missed = weights - dequantized(codes, scales)
+    error: NDArray[np.float64] = np.einsum("ij,ij->i", missed @ h, missed, dtype=np.float64)
+    return error
+
+
+def dequantized(codes: Float32, scales: Float32) -> Float32:
+    """Return scale * code, float32 [rows, cols]."""
+    group = codes.shape[1] // scales.shape[1]
+    return codes * np.repeat(scales, group, axis=1)
+
+
+def compensate(weights: Float32, scales: Float32, h: Float32, format: Format, sweeps: int = 2) -> tuple[Float32, Float32]:
+    """Return codes and scales of a matrix.
+
+    Parameters
+    ----------
+    weights
+        float32 [rows, cols].
+    scales
+        float32 [rows, cols / group], where the search begins.
+    h
+        float32 [cols, cols], symmetric and positive definite (see `damped`).
+    format
+        A format of 4 or 8 bits.
+    sweeps
+        How often all codes and scales are revisited.
+
+    Returns
+    -------
+    codes
+        float32 [rows, cols], whole numbers around 0 within the format's range.
+    scales
+        As the file stores them.
+    """
+    codes = _in_sequence(weights, scales, h, format)
+    for _ in range(sweeps):
+        codes, scales = _sweep(weights, codes, scales, h, format)
+    return codes, scales
+
+
+def _in_sequence(weights: Float32, scales: Float32, h: Float32, format: Format) -> Float32:
+    cols = weights.shape[1]
+    order = np.argsort(-np.diag(h), kind="stable")
+    upper = _inverse_factor(h[np.ix_(order, order)])
+    group = cols // scales.shape[1]
+    left = np.ascontiguousarray(weights.T[order])  # [cols, rows]: what is still to be rounded
+    by_column = np.ascontiguousarray(scales.T)
+    codes = np.empty_like(left)
+    for start in range(0, cols, _BLOCK):
+        end = min(start + _BLOCK, cols)
+        missed = np.empty((end - start, left.shape[1]), np.float32)
+        for j in range(start, end):
+            scale = by_column[order[j] // group]
+            codes[j] = _rounded(left[j], scale, format)
+            missed[j - start] = (left[j] - codes[j] * scale) / upper[j, j]
+            left[j + 1 : end] -= upper[j, j + 1 : end, None] * missed[j - start]
+        left[end:] -= upper[start:end, end:].T @ missed
+    out = np.empty_like(codes)
+    out[order] = codes
+    return np.ascontiguousarray(out.T)
+
+
+def _inverse_factor(h: Float32) -> Float32:
+    """Return the upper triangular U with U^T U = h^-1, in float64 because h may be badly conditioned."""
+    n = h.shape[0]
+    lower = np.linalg.cholesky(h.astype(np.float64)[::-1, ::-1])  # of the reversed order: its inverse is U, reversed
+    inverse = np.linalg.solve(lower, np.eye(n))[::-1, ::-1]
+    return np.ascontiguousarray(inverse, np.float32)
+
+
+def _rounded(values: Float32, scale: Float32, format: Format) -> Float32:
+    low, high = rtn.LIMITS[format.bits]
+    codes: Float32 = np.clip(np.rint(values / np.where(scale == 0, np.float32(np.inf), scale)), low, high)
+    return codes
+
+
+def _sweep(
+    weights: Float32, codes: Float32, scales: Float32, h: Float32, format: Format
+) -> tuple[Float32, Float32]:
+    """Revisit each code and each scale once; H (W - Q)^T is carried along."""
+    rows, cols = weights.shape
+    group = cols // scales.shape[1]
+    code, scale = np.ascontiguousarray(codes.T), np.ascontiguousarray(scales.T)  # [cols, rows], [groups, rows]
+    pull = h @ (weights - dequantized(codes, scales)).T
+    diagonal = np.diag(h)
+    for first in range(0, cols, group):
+        s = scale[first // group]
+        for start in range(first, first + group, _BLOCK):
+            end = min(start + _BLOCK, first + group)
+            change = np.empty((end - start, rows), np.float32)
+            for j in range(start, end):
+                new = _rounded(code[j] * s + pull[j] / diagonal[j], s, format)
+                change[j - start] = (new - code[j]) * s
+                code[j] = new
+                pull[start:end] -= h[start:end, j, None] * change[j - start]
+            pull[:start] -= h[:start, start:end] @ change
+            pull[end:] -= h[end:, start:end] @ change
+        members = slice(first, first + group)
+        c = code[members]
+        curvature = np.einsum("ij,ij->j", c, h[members, members] @ c)
+        slope = np.einsum("ij,ij->j", c, pull[members])
+        new_s = rtn.stored_scales(s + slope / np.where(curvature <= 0, np.float32(np.inf), curvature), format)
+        step = new_s - s
+        step = np.where(step * (step * curvature - 2 * slope) < 0, step, np.float32(0))
+        scale[first // group] = s + step
+        pull -= h[:, members] @ (c * step)
+    return np.ascontiguousarray(code.T), np.ascontiguousarray(scale.T)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Level 1 of the ``normal`` algorithm: what costs nothing when the model runs, block by block.
+
+For each input of a block factors are looked for that make its readers easier to quantize (`smooth`), then scales by
+clip search (`clip`) and codes that make good each other's errors (`compensate`). Every choice is made by the error of the
+outputs, computed by the engine's own kernels on rows of calibration text that the search has not seen; rounding to the
+nearest without factors is among the candidates, so what is chosen is never worse on those rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import clip, compensate, rtn, smooth
+from .calibration import InputStatistics
+from .inputs import Input, with_rows_divided
+from .measure import Reference
+
+if TYPE_CHECKING:
+    from .._rkllm import Format
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix as `_rkllm.pack` takes it."""
+
+    codes: NDArray[np.int8]
+    scales: Float32
+    method: str  # what found the codes, for reports
+    error: float  # of its outputs on held-out rows, relative to their energy
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block is to be stored as: `quantized` matrices, and `floats` for tensors that are no such matrix and had
+    something divided out.
+    """
+
+    quantized: dict[str, Quantized]
+    floats: dict[str, Float32]
+
+
+def quantize_block(
+    inputs: list[Input],
+    weights: Mapping[str, Float32],
+    formats: Mapping[str, Format | None],
+    statistics: Mapping[str, InputStatistics],
+    fixed: frozenset[str] = frozenset(),
+) -> Block:
+    """Find codes and scales for the matrices of a block.
+
+    Parameters
+    ----------
+    inputs
+        As `inputs.block_inputs` returns them.
+    weights
+        All tensors of the block.
+    formats
+        The format of each; those without scales stay as they are.
+    statistics
+        Of each input with a reader to quantize, by the name of the input.
+    fixed
+        Tensors that must stay as they are stored: their codes come from the source.
+    """
+    tensors = dict(weights)
+    changed: set[str] = set()
+    for each in inputs:
+        if not _is_foldable(each, formats, fixed):
+            continue
+        factors = _best_factors(each, tensors, formats, statistics[each.name])
+        if factors is None:
+            continue
+        for name in each.makers:
+            tensors[name] = with_rows_divided(tensors[name], factors)
+        for name in each.readers:
+            tensors[name] = tensors[name] * each.columns(factors)
+        statistics = {**statistics, each.name: _scaled(statistics[each.name], each.columns(factors))}
+        changed.update(each.makers, each.readers)
+    quantized = {
+        name: _quantized(tensors[name], format, statistics[each.name])
+        for each in inputs
+        for name in each.readers
+        if (format := formats[name]) is not None and format.scale_bits and name not in fixed
+    }
+    return Block(quantized, {name: tensors[name] for name in changed if name not in quantized})
+
+
+def _is_foldable(each: Input, formats: Mapping[str, Format | None], fixed: frozenset[str]) -> bool:
+    involved = (*each.readers, *each.makers)
+    if not each.makers or any(name in fixed for name in involved):
+        return False
+    return any(format is not None and format.scale_bits for format in map(formats.get, each.readers))
+
+
+def _scaled(statistics: InputStatistics, factors: Float32) -> InputStatistics:
+    """Return the statistics of an input divided by factors [cols]."""
+    gram = statistics.gram / factors / factors[:, None]
+    return InputStatistics(gram, statistics.peak / factors, statistics.held / factors)
+
+
+def _best_factors(
+    each: Input, tensors: Mapping[str, Float32], formats: Mapping[str, Format | None], statistics: InputStatistics
+) -> Float32 | None:
+    """Return the factors of the maker's rows with the least sum of the readers' relative errors; None: no factors."""
+    readers = {
+        name: (format, Reference(tensors[name], statistics.held))
+        for name in each.readers
+        if (format := formats[name]) is not None and format.scale_bits
+    }
+    largest = np.max([np.abs(tensors[name]).max(axis=0) for name in readers], axis=0)
+    rms = np.sqrt(each.shared(statistics.energy))
+    best = None
+    least = _sum_of_errors(readers, tensors, statistics.held, None)
+    for factors in smooth.candidates(rms, each.shared(statistics.peak), each.shared(largest)):
+        error = _sum_of_errors(readers, tensors, statistics.held, each.columns(factors))
+        if error < least:
+            best, least = factors, error
+    return best
+
+
+def _sum_of_errors(
+    readers: Mapping[str, tuple[Format, Reference]],
+    tensors: Mapping[str, Float32],
+    held: Float32,
+    factors: Float32 | None,
+) -> float:
+    x = held if factors is None else np.ascontiguousarray(held / factors)
+    total = 0.0
+    for name, (format, reference) in readers.items():
+        weights = tensors[name] if factors is None else tensors[name] * factors
+        total += reference.error(format, *rtn.quantize(weights, format), x)
+    return total
+
+
+def _quantized(weights: Float32, format: Format, statistics: InputStatistics) -> Quantized:
+    """Return the best of all methods on the held-out rows."""
+    rows, cols = weights.shape
+    reference = Reference(weights, statistics.held)
+    codes, scales = rtn.quantize(weights, format)
+    best = Quantized(codes, scales, "nearest", reference.error(format, codes, scales, statistics.held))
+
+    searched = clip.search_scales(weights, format, statistics.energy)
+    nearest = rtn.signed_codes(weights.reshape(rows, -1, format.group or cols), searched, format).reshape(rows, cols)
+    found = [("clip", nearest, searched)]
+    h = compensate.damped(statistics.gram)
+    found.append(("compensate", *compensate.compensate(weights, searched, h, format)))
+    for method, signed, scale in found:
+        codes, scales = rtn.as_stored(signed, format), scale if format.group else scale[:, 0]
+        error = reference.error(format, codes, np.ascontiguousarray(scales), statistics.held)
+        if error < best.error:
+            best = Quantized(codes, np.ascontiguousarray(scales), method, error)
+    return best
