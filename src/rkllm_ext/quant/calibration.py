@@ -21,7 +21,7 @@ from .. import _rkllm
 Float32 = NDArray[np.float32]
 
 _HELD_EVERY = 4  # of so many sequences one is held out
-_HELD_ROWS = 512
+_ROWS = 512  # that are kept of the held-out sequences, and of the others
 _BUDGET = 1 << 30
 
 
@@ -35,6 +35,7 @@ class InputStatistics:
 
     gram: Float32  # [cols, cols], the mean of x x^T over the rows that are not held out
     peak: Float32  # [cols], the largest |x| of those rows
+    sample: Float32  # [n, cols], some of those rows
     held: Float32  # [n, cols], rows of sequences that are held out
 
     @property
@@ -86,47 +87,54 @@ class Calibration:
         return window
 
     def _bytes(self, layer: int) -> int:
-        return sum(4 * cols * (cols + _HELD_ROWS) for cols in self._inputs[layer].values())
+        return sum(4 * cols * (cols + 2 * _ROWS) for cols in self._inputs[layer].values())
 
     def _passed(self, window: list[int]) -> dict[int, dict[str, InputStatistics]]:
         held = [i for i in range(len(self._sequences)) if i % _HELD_EVERY == _HELD_EVERY - 1]
         held = held or list(range(len(self._sequences)))
         fitted = [i for i in range(len(self._sequences)) if i not in held] or held
-        collected = {name: _Collected(cols) for layer in window for name, cols in self._inputs[layer].items()}
+        collected = {name: _Collected(cols, len(fitted), len(held)) for layer in window for name, cols in self._inputs[layer].items()}
         longest = max(map(len, self._sequences))
         with _rkllm.opened(self._model, max_context_len=longest, prefill_chunk=longest) as handle:
             for i in fitted:
                 handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].fit(x))
             for i in held:
-                share = _HELD_ROWS // len(held)
-                handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].hold(x, share))
+                handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].hold(x))
         return {layer: {name: collected[name].statistics() for name in self._inputs[layer]} for layer in window}
 
 
 class _Collected:
-    """The sums of one input while a pass runs."""
+    """What is kept of one input while a pass runs."""
 
-    def __init__(self, cols: int) -> None:
+    def __init__(self, cols: int, fitted: int, held: int) -> None:
         self._gram = np.zeros((cols, cols), np.float32)
         self._peak = np.zeros(cols, np.float32)
+        self._sample: list[Float32] = []
         self._held: list[Float32] = []
+        self._n_sample, self._n_held = -(-_ROWS // fitted), -(-_ROWS // held)
         self._n = 0
 
     def fit(self, x: Float32) -> None:
         x = _tamed(x)
         self._gram += x.T @ x
         np.maximum(self._peak, np.abs(x).max(axis=0), out=self._peak)
+        self._sample.append(_spread(x, self._n_sample))
         self._n += len(x)
 
-    def hold(self, x: Float32, most: int) -> None:
-        picked = np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.int64)
-        self._held.append(_tamed(x)[picked])
+    def hold(self, x: Float32) -> None:
+        self._held.append(_spread(_tamed(x), self._n_held))
 
     def statistics(self) -> InputStatistics:
-        return InputStatistics(self._gram / np.float32(max(self._n, 1)), self._peak, np.concatenate(self._held))
+        gram = self._gram / np.float32(max(self._n, 1))
+        return InputStatistics(gram, self._peak, np.concatenate(self._sample), np.concatenate(self._held))
 
 
 def _tamed(x: Float32) -> Float32:
     energy = np.square(x).sum(axis=1, keepdims=True)
     tamed: Float32 = x * np.sqrt(np.median(energy) / np.maximum(energy, np.median(energy) + np.float32(1e-30)))
     return tamed
+
+
+def _spread(x: Float32, n: int) -> Float32:
+    """Return at most n rows, evenly spread, the first one among them."""
+    return x[np.linspace(0, len(x) - 1, min(n, len(x))).astype(np.int64)]

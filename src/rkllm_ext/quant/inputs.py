@@ -54,12 +54,16 @@ class Input:
             return factors
         return np.repeat(factors.reshape(-1, 1, self.head_dim), self.heads, axis=1).reshape(-1)
 
-    def shared(self, values: Float32) -> Float32:
-        """Return the largest value [rows of the maker] over the columns [columns of the readers] that share a factor."""
-        if self.heads == 1:
-            return values
-        largest: Float32 = values.reshape(-1, self.heads, self.head_dim).max(axis=1).reshape(-1)
-        return largest
+    def largest(self, values: Float32) -> Float32:
+        """Return, for each row of the maker, the largest of the values [columns of the readers] that share its factor."""
+        return values if self.heads == 1 else self._by_head(values).max(axis=1).reshape(-1)
+
+    def mean(self, values: Float32) -> Float32:
+        """The same with the mean of the values."""
+        return values if self.heads == 1 else self._by_head(values).mean(axis=1).reshape(-1)
+
+    def _by_head(self, values: Float32) -> Float32:
+        return values.reshape(-1, self.heads, self.head_dim)
 
 
 def block_inputs(spec: ModelSpec, names: Collection[str], layer: int) -> list[Input]:

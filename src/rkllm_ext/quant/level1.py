@@ -31,6 +31,7 @@ Float32 = NDArray[np.float32]
 class Quantized:
     """A matrix as `_rkllm.pack` takes it."""
 
+    weights: Float32  # that the codes stand for
     codes: NDArray[np.int8]
     scales: Float32
     method: str  # what found the codes, for reports
@@ -102,7 +103,7 @@ def _is_foldable(each: Input, formats: Mapping[str, Format | None], fixed: froze
 def _scaled(statistics: InputStatistics, factors: Float32) -> InputStatistics:
     """Return the statistics of an input divided by factors [cols]."""
     gram = statistics.gram / factors / factors[:, None]
-    return InputStatistics(gram, statistics.peak / factors, statistics.held / factors)
+    return InputStatistics(gram, statistics.peak / factors, statistics.sample / factors, statistics.held / factors)
 
 
 def _best_factors(
@@ -115,14 +116,37 @@ def _best_factors(
         if (format := formats[name]) is not None and format.scale_bits
     }
     largest = np.max([np.abs(tensors[name]).max(axis=0) for name in readers], axis=0)
-    rms = np.sqrt(each.shared(statistics.energy))
     best = None
     least = _sum_of_errors(readers, tensors, statistics.held, None)
-    for factors in smooth.candidates(rms, each.shared(statistics.peak), each.shared(largest)):
+    rms, peak = np.sqrt(each.largest(statistics.energy)), each.largest(statistics.peak)
+    for factors in smooth.candidates(rms, peak, each.largest(largest)):
+        error = _sum_of_errors(readers, tensors, statistics.held, each.columns(factors))
+        if error < least:
+            best, least = factors, error
+    groups = {format.group for format, _ in readers.values() if format.activation_bits == 8}
+    for group in sorted(groups):
+        begin = np.ones_like(rms) if best is None else best
+        factors = _refined(each, begin, group, readers, tensors, statistics.sample)
         error = _sum_of_errors(readers, tensors, statistics.held, each.columns(factors))
         if error < least:
             best, least = factors, error
     return best
+
+
+def _refined(
+    each: Input,
+    factors: Float32,
+    group: int,
+    readers: Mapping[str, tuple[Format, Reference]],
+    tensors: Mapping[str, Float32],
+    sample: Float32,
+) -> Float32:
+    # Errors count relative to the energy of the outputs they are in.
+    power = sum(np.square(tensors[name]).sum(axis=0) / reference.energy for name, (_, reference) in readers.items())
+    columns = smooth.refined(
+        each.columns(factors), sample, np.asarray(power, np.float32), group, lambda slope: each.columns(each.mean(slope))
+    )
+    return each.mean(columns)
 
 
 def _sum_of_errors(
@@ -144,7 +168,7 @@ def _quantized(weights: Float32, format: Format, statistics: InputStatistics) ->
     rows, cols = weights.shape
     reference = Reference(weights, statistics.held)
     codes, scales = rtn.quantize(weights, format)
-    best = Quantized(codes, scales, "nearest", reference.error(format, codes, scales, statistics.held))
+    best = Quantized(weights, codes, scales, "nearest", reference.error(format, codes, scales, statistics.held))
 
     searched = clip.search_scales(weights, format, statistics.energy)
     nearest = rtn.signed_codes(weights.reshape(rows, -1, format.group or cols), searched, format).reshape(rows, cols)
@@ -155,5 +179,5 @@ def _quantized(weights: Float32, format: Format, statistics: InputStatistics) ->
         codes, scales = rtn.as_stored(signed, format), scale if format.group else scale[:, 0]
         error = reference.error(format, codes, np.ascontiguousarray(scales), statistics.held)
         if error < best.error:
-            best = Quantized(codes, np.ascontiguousarray(scales), method, error)
+            best = Quantized(weights, codes, np.ascontiguousarray(scales), method, error)
     return best

@@ -29,7 +29,7 @@ class Reference:
 
     def __init__(self, weights: Float32, x: Float32) -> None:
         self._outputs = x @ weights.T
-        self._energy = float(np.square(self._outputs, dtype=np.float64).sum())
+        self.energy = float(np.square(self._outputs, dtype=np.float64).sum()) or 1.0  # without outputs: no division
 
     def error(self, format: Format, codes: NDArray[np.int8], scales: Float32, x: Float32) -> float:
         """Return the squared error of the outputs for inputs x, relative to the energy of the float ones.
@@ -39,5 +39,4 @@ class Reference:
         """
         packed = _rkllm.pack(format.name, codes, scales)
         missed = _rkllm.matmul(format.name, *codes.shape, packed, x) - self._outputs
-        error = float(np.square(missed, dtype=np.float64).sum())
-        return error / self._energy if self._energy else error
+        return float(np.square(missed, dtype=np.float64).sum()) / self.energy

@@ -59,6 +59,11 @@ class RoundToNearest:
         self._formats = formats
         self._measure = measure
 
+    def takes_over(self, weights: Weights) -> bool:
+        """Whether the source holds the tensor's codes and scales as the format has them."""
+        format = self._formats[weights.name]
+        return format is not None and format.name == _LOSSLESS and weights.q4_0() is not None
+
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         format = self._formats[weights.name]
         if format is not None and format.name == _LOSSLESS:
