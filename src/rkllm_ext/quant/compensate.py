@@ -12,6 +12,7 @@ Inputs ``float32``; a row of the matrix is independent of the others.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,15 +29,41 @@ _DAMPING = 0.05  # of the mean of H's diagonal, added to it: what few texts say 
 _BLOCK = 32  # columns whose corrections are handed on together, by one matrix product
 
 
-def damped(gram: Float32, share: float = _DAMPING) -> Float32:
-    """Return H with `share` of its mean diagonal added to the diagonal, in which no entry is 0."""
-    out = gram.copy()
-    out[np.diag_indices_from(out)] += np.float32(share * float(np.diag(gram).mean()) + 1e-30)
+@dataclass(frozen=True)
+class Curvature:
+    """H of an input, prepared once for all matrices that read it. Made by `curvature`."""
+
+    h: Float32  # [cols, cols], positive definite
+    order: NDArray[np.int64]  # columns, those with much energy first
+    upper: Float32  # [cols, cols], U^T U = H^-1 with rows and columns in that order
+
+
+def curvature(gram: Float32, damping: float = _DAMPING) -> Curvature:
+    """Prepare H, with `damping` times its mean diagonal added to the diagonal, in which no entry is 0."""
+    h = gram.copy()
+    h[np.diag_indices_from(h)] += np.float32(damping * float(np.diag(gram).mean()) + 1e-30)
+    order = np.argsort(-np.diag(h), kind="stable")
+    # In float64, because H may be badly conditioned. The Cholesky factor of the reversed H, inverted, is U reversed.
+    lower = np.linalg.cholesky(h[np.ix_(order, order)].astype(np.float64)[::-1, ::-1])
+    upper = np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1], np.float32)
+    return Curvature(h, order, upper)
+
+
+def _inverse_of_lower(lower: NDArray[np.float64]) -> NDArray[np.float64]:
+    # By halves: almost all of the work is matrix products.
+    n = len(lower)
+    if n <= 64:
+        return np.linalg.inv(lower)
+    half = n // 2
+    out = np.zeros_like(lower)
+    out[:half, :half] = _inverse_of_lower(lower[:half, :half])
+    out[half:, half:] = _inverse_of_lower(lower[half:, half:])
+    out[half:, :half] = -out[half:, half:] @ (lower[half:, :half] @ out[:half, :half])
     return out
 
 
 def output_error(weights: Float32, codes: Float32, scales: Float32, h: Float32) -> NDArray[np.float64]:
-    """Return the squared error of each output, float64 [rows]; arguments as of `compensate`."""
+    """Return the squared error of each output for H, float64 [rows]; the others as `compensate` returns them."""
     missed = weights - dequantized(codes, scales)
     error: NDArray[np.float64] = np.einsum("ij,ij->i", missed @ h, missed, dtype=np.float64)
     return error
@@ -48,7 +75,9 @@ def dequantized(codes: Float32, scales: Float32) -> Float32:
     return codes * np.repeat(scales, group, axis=1)
 
 
-def compensate(weights: Float32, scales: Float32, h: Float32, format: Format, sweeps: int = 2) -> tuple[Float32, Float32]:
+def compensate(
+    weights: Float32, scales: Float32, curvature: Curvature, format: Format, sweeps: int = 2
+) -> tuple[Float32, Float32]:
     """Return codes and scales of a matrix.
 
     Parameters
@@ -57,8 +86,8 @@ def compensate(weights: Float32, scales: Float32, h: Float32, format: Format, sw
         float32 [rows, cols].
     scales
         float32 [rows, cols / group], where the search begins.
-    h
-        float32 [cols, cols], symmetric and positive definite (see `damped`).
+    curvature
+        Of the matrix's input.
     format
         A format of 4 or 8 bits.
     sweeps
@@ -71,16 +100,15 @@ def compensate(weights: Float32, scales: Float32, h: Float32, format: Format, sw
     scales
         As the file stores them.
     """
-    codes = _in_sequence(weights, scales, h, format)
+    codes = _in_sequence(weights, scales, curvature, format)
     for _ in range(sweeps):
-        codes, scales = _sweep(weights, codes, scales, h, format)
+        codes, scales = _sweep(weights, codes, scales, curvature.h, format)
     return codes, scales
 
 
-def _in_sequence(weights: Float32, scales: Float32, h: Float32, format: Format) -> Float32:
+def _in_sequence(weights: Float32, scales: Float32, curvature: Curvature, format: Format) -> Float32:
     cols = weights.shape[1]
-    order = np.argsort(-np.diag(h), kind="stable")
-    upper = _inverse_factor(h[np.ix_(order, order)])
+    order, upper = curvature.order, curvature.upper
     group = cols // scales.shape[1]
     left = np.ascontiguousarray(weights.T[order])  # [cols, rows]: what is still to be rounded
     by_column = np.ascontiguousarray(scales.T)
@@ -97,14 +125,6 @@ def _in_sequence(weights: Float32, scales: Float32, h: Float32, format: Format) 
     out = np.empty_like(codes)
     out[order] = codes
     return np.ascontiguousarray(out.T)
-
-
-def _inverse_factor(h: Float32) -> Float32:
-    """Return the upper triangular U with U^T U = h^-1, in float64 because h may be badly conditioned."""
-    n = h.shape[0]
-    lower = np.linalg.cholesky(h.astype(np.float64)[::-1, ::-1])  # of the reversed order: its inverse is U, reversed
-    inverse = np.linalg.solve(lower, np.eye(n))[::-1, ::-1]
-    return np.ascontiguousarray(inverse, np.float32)
 
 
 def _rounded(values: Float32, scale: Float32, format: Format) -> Float32:

@@ -84,12 +84,13 @@ def quantize_block(
             tensors[name] = tensors[name] * each.columns(factors)
         statistics = {**statistics, each.name: _scaled(statistics[each.name], each.columns(factors))}
         changed.update(each.makers, each.readers)
-    quantized = {
-        name: _quantized(tensors[name], format, statistics[each.name])
-        for each in inputs
-        for name in each.readers
-        if (format := formats[name]) is not None and format.scale_bits and name not in fixed
-    }
+    quantized: dict[str, Quantized] = {}
+    for each in inputs:
+        wanted = {name: format for name in each.readers if name not in fixed and (format := _quantizes(formats[name]))}
+        if wanted:
+            curvature = compensate.curvature(statistics[each.name].gram)
+            for name, format in wanted.items():
+                quantized[name] = _quantized(tensors[name], format, statistics[each.name], curvature)
     return Block(quantized, {name: tensors[name] for name in changed if name not in quantized})
 
 
@@ -97,7 +98,11 @@ def _is_foldable(each: Input, formats: Mapping[str, Format | None], fixed: froze
     involved = (*each.readers, *each.makers)
     if not each.makers or any(name in fixed for name in involved):
         return False
-    return any(format is not None and format.scale_bits for format in map(formats.get, each.readers))
+    return any(_quantizes(formats[name]) for name in each.readers)
+
+
+def _quantizes(format: Format | None) -> Format | None:
+    return format if format is not None and format.scale_bits else None
 
 
 def _scaled(statistics: InputStatistics, factors: Float32) -> InputStatistics:
@@ -113,7 +118,7 @@ def _best_factors(
     readers = {
         name: (format, Reference(tensors[name], statistics.held))
         for name in each.readers
-        if (format := formats[name]) is not None and format.scale_bits
+        if (format := _quantizes(formats[name]))
     }
     largest = np.max([np.abs(tensors[name]).max(axis=0) for name in readers], axis=0)
     best = None
@@ -163,7 +168,9 @@ def _sum_of_errors(
     return total
 
 
-def _quantized(weights: Float32, format: Format, statistics: InputStatistics) -> Quantized:
+def _quantized(
+    weights: Float32, format: Format, statistics: InputStatistics, curvature: compensate.Curvature
+) -> Quantized:
     """Return the best of all methods on the held-out rows."""
     rows, cols = weights.shape
     reference = Reference(weights, statistics.held)
@@ -173,8 +180,7 @@ def _quantized(weights: Float32, format: Format, statistics: InputStatistics) ->
     searched = clip.search_scales(weights, format, statistics.energy)
     nearest = rtn.signed_codes(weights.reshape(rows, -1, format.group or cols), searched, format).reshape(rows, cols)
     found = [("clip", nearest, searched)]
-    h = compensate.damped(statistics.gram)
-    found.append(("compensate", *compensate.compensate(weights, searched, h, format)))
+    found.append(("compensate", *compensate.compensate(weights, searched, curvature, format)))
     for method, signed, scale in found:
         codes, scales = rtn.as_stored(signed, format), scale if format.group else scale[:, 0]
         error = reference.error(format, codes, np.ascontiguousarray(scales), statistics.held)

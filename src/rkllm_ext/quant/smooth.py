@@ -20,7 +20,7 @@ _STRENGTHS = (0.15, 0.3, 0.45, 0.6, 0.75)
 _BALANCES = (0.35, 0.5, 0.65, 0.8)
 _STEPS = 100  # of the descent
 _RATE = 0.1
-_SHARPNESS = 12.0  # p of the p-norm that stands for the largest activation
+_SHARPNESS = 12  # p of the p-norm that stands for the largest activation
 _REACH = 1e3  # the most that one factor may be above or below the middle
 
 
@@ -69,7 +69,8 @@ def refined(columns: Float32, x: Float32, power: Float32, group: int, share: Cal
         factor = np.exp(logs).reshape(weight.shape)
         scaled = size / factor
         peak = scaled.max(axis=2, keepdims=True) + np.float32(1e-30)
-        near = np.power(scaled / peak, np.float32(_SHARPNESS))
+        near = np.square(np.square(scaled / peak))
+        near *= near * near  # to the power _SHARPNESS
         total = near.sum(axis=2, keepdims=True)
         cost = np.square(peak) * np.power(total, np.float32(2 / _SHARPNESS))
         of_input = (cost * near / total).sum(axis=0) / cost.sum(axis=0)
