@@ -255,6 +255,31 @@ cdef class BaseHandle:
         need(<void*>ext_hidden_states, "hidden_states()")
         return self.rows(ext_hidden_states, "rkllm_ext_hidden_states", "dim", given, options)
 
+    def watch(self, given, wanted, function, options):
+        """Compute an input and call function(name, x) with the rows x, float32 [n, cols], that enter linear layers.
+
+        `wanted` holds the names of their weights; of layers that share an input the first one names it. A long input comes
+        in several calls. Runs of other threads would be watched as well.
+        """
+        cdef Watcher watcher = Watcher()
+        cdef int code
+        need(<void*>ext_set_tap, "watch()")
+        watcher.wanted = frozenset(wanted)
+        watcher.function = function
+        self.enter()
+        try:
+            self.settle()
+            check(ext_set_tap(self.llm, on_tap, <void*>watcher), self.llm, "rkllm_ext_set_tap")
+            try:
+                self.hidden_states(given, options)
+            finally:
+                code = ext_set_tap(self.llm, NULL, NULL)
+            check(code, self.llm, "rkllm_ext_set_tap")
+        finally:
+            self.leave()
+        if watcher.error is not None:
+            raise watcher.error
+
     cdef object rows(self, compute_rows compute, str call, str width, object given, object options):
         # A row of floats for every position of an input; `width` is the fact about the model that says how long.
         cdef Job job

@@ -137,6 +137,8 @@ cdef extern from "_library.h" nogil:
         RKLLM_EXT_FINISH_ABORT
         RKLLM_EXT_FINISH_ERROR
 
+    ctypedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride,
+                                 void* userdata)
     ctypedef struct RKLLMExtTokenizer:
         pass
 
@@ -177,6 +179,7 @@ cdef extern from "_library.h" nogil:
     int ext_perf "library.rkllm_ext_perf"(LLMHandle handle, RKLLMExtPerf* perf)
     int ext_logits "library.rkllm_ext_logits"(LLMHandle handle, const RKLLMInput* given, float* out, size_t capacity,
                                               size_t* n_tokens)
+    int ext_set_tap "library.rkllm_ext_set_tap"(LLMHandle handle, RKLLMExtTap function, void* userdata)
     int ext_hidden_states "library.rkllm_ext_hidden_states"(LLMHandle handle, const RKLLMInput* given, float* out,
                                                             size_t capacity, size_t* n_tokens)
     int ext_tokenizer_open "library.rkllm_ext_tokenizer_open"(const char* path, RKLLMExtTokenizer** tokenizer)

@@ -9,7 +9,6 @@ passes are `ceil(bytes of all H / budget)`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,23 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _rkllm
+from ..errors import InvalidArgumentError
 
 Float32 = NDArray[np.float32]
+Ids = NDArray[np.int32]
 
 _HELD_EVERY = 4  # of so many sequences one is held out
 _ROWS = 512  # that are kept of the held-out sequences, and of the others
 _BUDGET = 1 << 30
+_SEQUENCES = 48
+LENGTH = 256  # tokens
 
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """What is known about an input of matrices with `cols` columns.
+    """What is known about an input with `cols` columns.
 
     Rows whose energy is above the median of their pass are scaled down to it: the few positions that models make
     thousands of times larger than all others would else be all that counts, although the next norm takes that away.
     """
 
-    gram: Float32  # [cols, cols], the mean of x x^T over the rows that are not held out
+    gram: Float32  # [cols, cols], the mean of x x^T over the rows that are not held out; empty where it was not wanted
     peak: Float32  # [cols], the largest |x| of those rows
     sample: Float32  # [n, cols], some of those rows
     held: Float32  # [n, cols], rows of sequences that are held out
@@ -44,31 +47,58 @@ class InputStatistics:
         return np.ascontiguousarray(np.diag(self.gram))
 
 
+def sequences(model: _rkllm.Handle, texts: Sequence[str], n: int = _SEQUENCES, length: int = LENGTH) -> list[Ids]:
+    """Return at most n sequences of at most `length` tokens, evenly spread over the texts, one behind the other.
+
+    Each begins as a prompt of the model begins.
+
+    Raises
+    ------
+    InvalidArgumentError
+        The texts are shorter than two tokens.
+    """
+    begin = model.tokenize("", add_bos=True)
+    ids = np.concatenate([model.tokenize(text, parse_special=True) for text in texts])
+    step = length - len(begin)
+    pieces = [ids[start : start + step] for start in range(0, len(ids), step)]
+    if len(pieces) > 1 and len(pieces[-1]) < step // 2:
+        del pieces[-1]  # too short to say much
+    picked = np.linspace(0, len(pieces) - 1, min(n, len(pieces))).astype(np.int64)
+    found = [np.concatenate([begin, pieces[i]]).astype(np.int32) for i in picked]
+    if not found or len(found[0]) < 2:
+        raise InvalidArgumentError(f"the calibration text has {len(ids)} tokens; some hundred are needed at least")
+    return found
+
+
 class Calibration:
     """Statistics of a model's blocks; they should be asked for in ascending order.
 
     Parameters
     ----------
     model
-        A ``.rkllm`` file that is not quantized.
+        The model, not quantized, with a context that the longest sequence fits. Nobody else may use it meanwhile.
     sequences
-        Token ids, int32 arrays. Every fourth is held out; with fewer than two sequences all serve for both.
+        Token ids, int32 arrays, at least one. Every fourth is held out; where there are fewer all serve for both.
     inputs
         For each block the inputs that are wanted: name of the tap -> columns.
+    grams
+        Whether H is wanted.
     budget
         Bytes that the statistics may take; those of one block are taken in any case.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
-        sequences: Sequence[NDArray[np.int32]],
+        model: _rkllm.Handle,
+        sequences: Sequence[Ids],
         inputs: Sequence[Mapping[str, int]],
+        grams: bool = True,
         budget: int = _BUDGET,
     ) -> None:
-        self._model = os.fspath(model)
+        self._model = model
         self._sequences = list(sequences)
         self._inputs = list(inputs)
+        self._grams = grams
         self._budget = budget
         self._known: dict[int, dict[str, InputStatistics]] = {}
 
@@ -87,27 +117,28 @@ class Calibration:
         return window
 
     def _bytes(self, layer: int) -> int:
-        return sum(4 * cols * (cols + 2 * _ROWS) for cols in self._inputs[layer].values())
+        return sum(4 * cols * (cols * self._grams + 2 * _ROWS) for cols in self._inputs[layer].values())
 
     def _passed(self, window: list[int]) -> dict[int, dict[str, InputStatistics]]:
         held = [i for i in range(len(self._sequences)) if i % _HELD_EVERY == _HELD_EVERY - 1]
         held = held or list(range(len(self._sequences)))
         fitted = [i for i in range(len(self._sequences)) if i not in held] or held
-        collected = {name: _Collected(cols, len(fitted), len(held)) for layer in window for name, cols in self._inputs[layer].items()}
-        longest = max(map(len, self._sequences))
-        with _rkllm.opened(self._model, max_context_len=longest, prefill_chunk=longest) as handle:
-            for i in fitted:
-                handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].fit(x))
-            for i in held:
-                handle.watch(self._sequences[i], lambda name, x: name in collected and collected[name].hold(x))
+        collected = {
+            name: _Collected(cols, len(fitted), len(held), self._grams)
+            for layer in window
+            for name, cols in self._inputs[layer].items()
+        }
+        for which, take in ((fitted, _Collected.fit), (held, _Collected.hold)):
+            for i in which:
+                self._model.watch(self._sequences[i], collected, lambda name, x, take=take: take(collected[name], x), {})
         return {layer: {name: collected[name].statistics() for name in self._inputs[layer]} for layer in window}
 
 
 class _Collected:
     """What is kept of one input while a pass runs."""
 
-    def __init__(self, cols: int, fitted: int, held: int) -> None:
-        self._gram = np.zeros((cols, cols), np.float32)
+    def __init__(self, cols: int, fitted: int, held: int, grams: bool) -> None:
+        self._gram = np.zeros((cols, cols) if grams else (0, 0), np.float32)
         self._peak = np.zeros(cols, np.float32)
         self._sample: list[Float32] = []
         self._held: list[Float32] = []
@@ -116,7 +147,8 @@ class _Collected:
 
     def fit(self, x: Float32) -> None:
         x = _tamed(x)
-        self._gram += x.T @ x
+        if self._gram.size:
+            self._gram += x.T @ x
         np.maximum(self._peak, np.abs(x).max(axis=0), out=self._peak)
         self._sample.append(_spread(x, self._n_sample))
         self._n += len(x)

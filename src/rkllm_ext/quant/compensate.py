@@ -5,9 +5,8 @@ Minimised is ``trace((W - Q) H (W - Q)^T)`` with ``H = X^T X`` of the inputs, wh
 over those inputs. First the columns are rounded one after the other and what each misses is made good by those behind
 it, in closed form (GPTQ, arXiv:2210.17323); columns with much energy come first. Then sweeps of coordinate descent
 revisit every code with all others fixed (QuantEase, arXiv:2309.01885), and each scale by least squares. A sweep never
-makes a row worse.
-
-Inputs ``float32``; a row of the matrix is independent of the others.
+makes a row worse, and a row begins with the better of what rounding in sequence and rounding to nearest give: for the
+scales given no row is worse than rounded to nearest, but for the rounding of the sums themselves.
 """
 
 from __future__ import annotations
@@ -100,7 +99,11 @@ def compensate(
     scales
         As the file stores them.
     """
+    nearest = rtn.signed_codes(weights.reshape(len(weights), scales.shape[1], -1), scales, format).reshape(weights.shape)
     codes = _in_sequence(weights, scales, curvature, format)
+    # Rounding in sequence wins almost always, but nothing makes it.
+    worse = output_error(weights, codes, scales, curvature.h) > output_error(weights, nearest, scales, curvature.h)
+    codes[worse] = nearest[worse]
     for _ in range(sweeps):
         codes, scales = _sweep(weights, codes, scales, curvature.h, format)
     return codes, scales

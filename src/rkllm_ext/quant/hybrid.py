@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     from ..arch.spec import ModelSpec
 
 
-def check_rate(rate: float) -> None:
-    """Refuse a rate that is no number from 0 to below 1.
-
-    Raises
-    ------
-    InvalidArgumentError
-    """
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise InvalidArgumentError(f"hybrid_rate is {rate!r}; a number from 0 to below 1 is needed")
-
-
 def neighbour(format: Format, cols: int) -> Format | None:
     """Return the format of the same bits that has groups where `format` has none, or none where it has.
 
@@ -93,14 +82,13 @@ def mixed(
     loss
         Of each matrix that may change, see `losses`. Of equal ones the first in the model changes first.
     rate
-        The share, of all that may change; rounded to whole layers.
+        The share, of all that may change, from 0 to below 1; rounded to whole layers.
 
     Raises
     ------
     InvalidArgumentError
-        The rate is no share, or no layer has a neighbouring format.
+        No layer has a neighbouring format.
     """
-    check_rate(rate)
     if not rate:
         return dict(planned)
     if not loss:

@@ -114,27 +114,30 @@ def _scaled(statistics: InputStatistics, factors: Float32) -> InputStatistics:
 def _best_factors(
     each: Input, tensors: Mapping[str, Float32], formats: Mapping[str, Format | None], statistics: InputStatistics
 ) -> Float32 | None:
-    """Return the factors of the maker's rows with the least sum of the readers' relative errors; None: no factors."""
+    """Return the factors of the maker's rows with the least sum of the readers' relative errors, of those with which no
+    reader is worse off than without; None: no factors.
+    """
     readers = {
         name: (format, Reference(tensors[name], statistics.held))
         for name in each.readers
         if (format := _quantizes(formats[name]))
     }
     largest = np.max([np.abs(tensors[name]).max(axis=0) for name in readers], axis=0)
-    best = None
-    least = _sum_of_errors(readers, tensors, statistics.held, None)
     rms, peak = np.sqrt(each.largest(statistics.energy)), each.largest(statistics.peak)
+    without = _errors(readers, tensors, statistics.held, None)
+    best, least = None, sum(without)
+
+    def consider(factors: Float32) -> None:
+        nonlocal best, least
+        errors = _errors(readers, tensors, statistics.held, each.columns(factors))
+        if sum(errors) < least and all(error <= plain for error, plain in zip(errors, without)):
+            best, least = factors, sum(errors)
+
     for factors in smooth.candidates(rms, peak, each.largest(largest)):
-        error = _sum_of_errors(readers, tensors, statistics.held, each.columns(factors))
-        if error < least:
-            best, least = factors, error
-    groups = {format.group for format, _ in readers.values() if format.activation_bits == 8}
-    for group in sorted(groups):
+        consider(factors)
+    for group in sorted({format.group for format, _ in readers.values() if format.activation_bits == 8}):
         begin = np.ones_like(rms) if best is None else best
-        factors = _refined(each, begin, group, readers, tensors, statistics.sample)
-        error = _sum_of_errors(readers, tensors, statistics.held, each.columns(factors))
-        if error < least:
-            best, least = factors, error
+        consider(_refined(each, begin, group, readers, tensors, statistics.sample))
     return best
 
 
@@ -154,18 +157,19 @@ def _refined(
     return each.mean(columns)
 
 
-def _sum_of_errors(
+def _errors(
     readers: Mapping[str, tuple[Format, Reference]],
     tensors: Mapping[str, Float32],
     held: Float32,
     factors: Float32 | None,
-) -> float:
+) -> list[float]:
+    """Return the relative error of each reader, rounded to nearest, with factors of its columns."""
     x = held if factors is None else np.ascontiguousarray(held / factors)
-    total = 0.0
+    found = []
     for name, (format, reference) in readers.items():
         weights = tensors[name] if factors is None else tensors[name] * factors
-        total += reference.error(format, *rtn.quantize(weights, format), x)
-    return total
+        found.append(reference.error(format, *rtn.quantize(weights, format), x))
+    return found
 
 
 def _quantized(

@@ -15,7 +15,7 @@ from ..errors import InvalidArgumentError
 from .dataset import read_texts
 from .formats import find_format
 
-ALGORITHMS: Mapping[str, tuple[int, ...]] = {"normal": (0,)}  # algorithm -> its optimization levels
+ALGORITHMS: Mapping[str, tuple[int, ...]] = {"normal": (0, 1)}  # algorithm -> its optimization levels
 
 FileName = Union[str, "os.PathLike[str]", None]
 
@@ -55,8 +55,7 @@ class Recipe:
             raise InvalidArgumentError(
                 f"optimization_level is {self.optimization_level!r}; {self.algorithm} has {_listed(levels)}"
             )
-        if self.hybrid_rate != 0:
-            raise InvalidArgumentError(f"hybrid_rate is {self.hybrid_rate!r}; only 0 is possible in this version")
+        check_rate(self.hybrid_rate)
         if self.extra_qparams is not None:
             raise InvalidArgumentError("extra_qparams belongs to the algorithm gdq, which this version does not have")
         if not isinstance(self.dataset, (str, os.PathLike, type(None))):
@@ -71,6 +70,17 @@ class Recipe:
             if values[name] is not None:
                 values[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def check_rate(rate: float) -> None:
+    """Refuse a hybrid_rate that is no number from 0 to below 1.
+
+    Raises
+    ------
+    InvalidArgumentError
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise InvalidArgumentError(f"hybrid_rate is {rate!r}; a number from 0 to below 1 is needed")
 
 
 def _listed(levels: tuple[int, ...]) -> str:
