@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import ModelFileError
 from .progress import Progress, Report
 from .quant.formats import check_platform
-from .quant.plan import plan
-from .quant.quantizer import Facts, RoundToNearest
+from .quant.prepare import Source, prepared
+from .quant.quantizer import Facts
 from .quant.recipe import FileName, Recipe
 from .source_model import open_model
 from .writer import Entry, ModelWriter, check_target
@@ -100,18 +102,21 @@ def convert(
     cores = check_platform(platform, quantized_dtype, npu_cores)
     target = check_target(out)
 
-    with open_model(source) as model:
+    with open_model(source) as model, ExitStack() as stack:
+        seen = Source(
+            model.spec,
+            {name: each.shape for name, each in model.tensors.items()},
+            model.tensor,
+            lambda path: _write_float_copy(source, path),
+        )
         with model.naming():
-            formats = plan(
-                {name: each.shape for name, each in model.tensors.items()}, recipe.quantized_dtype, recipe.head_format
-            )
+            formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure))
             entries = [_entry(name, each.shape, formats[name]) for name, each in model.tensors.items()]
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
         rows: list[Facts] = []
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
             fingerprint = model.checkpoint.fingerprint(done.add)
             keys = model.keys(fingerprint, format=quantized_dtype, algorithm=algorithm, platform=platform)
-            quantizer = RoundToNearest(formats, measure)
             with ModelWriter(target, keys, entries) as file:
                 for entry in entries:
                     with model.naming():
@@ -131,6 +136,13 @@ def convert(
         seconds=time.monotonic() - started,
         tensors=rows,
     )
+
+
+def _write_float_copy(source: str | os.PathLike[str], path: Path) -> None:
+    try:
+        convert(source, path, "fp16")
+    except ModelFileError:  # weights beyond fp16 are the one failure that another format may not have
+        convert(source, path, "fp32")
 
 
 def _entry(name: str, shape: tuple[int, ...], format: Format | None) -> Entry:

@@ -128,9 +128,10 @@ class Calibration:
             for layer in window
             for name, cols in self._inputs[layer].items()
         }
-        for which, take in ((fitted, _Collected.fit), (held, _Collected.hold)):
-            for i in which:
-                self._model.watch(self._sequences[i], collected, lambda name, x, take=take: take(collected[name], x), {})
+        for i in fitted:
+            self._model.watch(self._sequences[i], collected, lambda name, x: collected[name].fit(x), {})
+        for i in held:
+            self._model.watch(self._sequences[i], collected, lambda name, x: collected[name].hold(x), {})
         return {layer: {name: collected[name].statistics() for name in self._inputs[layer]} for layer in window}
 
 

@@ -52,7 +52,7 @@ def _inverse_of_lower(lower: NDArray[np.float64]) -> NDArray[np.float64]:
     # By halves: almost all of the work is matrix products.
     n = len(lower)
     if n <= 64:
-        return np.linalg.inv(lower)
+        return np.asarray(np.linalg.inv(lower), np.float64)
     half = n // 2
     out = np.zeros_like(lower)
     out[:half, :half] = _inverse_of_lower(lower[:half, :half])
@@ -99,7 +99,7 @@ def compensate(
     scales
         As the file stores them.
     """
-    nearest = rtn.signed_codes(weights.reshape(len(weights), scales.shape[1], -1), scales, format).reshape(weights.shape)
+    nearest = rtn.nearest(weights, scales, format)
     codes = _in_sequence(weights, scales, curvature, format)
     # Rounding in sequence wins almost always, but nothing makes it.
     worse = output_error(weights, codes, scales, curvature.h) > output_error(weights, nearest, scales, curvature.h)
@@ -142,7 +142,7 @@ def _sweep(
     """Revisit each code and each scale once; H (W - Q)^T is carried along."""
     rows, cols = weights.shape
     group = cols // scales.shape[1]
-    code, scale = np.ascontiguousarray(codes.T), np.ascontiguousarray(scales.T)  # [cols, rows], [groups, rows]
+    code, scale = codes.T.copy(), scales.T.copy()  # [cols, rows], [groups, rows]
     pull = h @ (weights - dequantized(codes, scales)).T
     diagonal = np.diag(h)
     for first in range(0, cols, group):

@@ -30,8 +30,8 @@ class Input:
     readers
         The matrices that are multiplied with it; the first one names it in the engine's tap.
     makers
-        The tensors that have a row per factor: a norm's weight and bias, or a matrix and its bias. Empty: factors have no
-        place to go.
+        The tensors that have a row per factor: a norm's weight and bias, or a matrix and its bias. Empty: factors have
+        no place to go.
     heads
         Query heads that read each of the maker's heads one after the other; 1: a column of the readers is a row of
         the maker.
@@ -55,7 +55,7 @@ class Input:
         return np.repeat(factors.reshape(-1, 1, self.head_dim), self.heads, axis=1).reshape(-1)
 
     def largest(self, values: Float32) -> Float32:
-        """Return, for each row of the maker, the largest of the values [columns of the readers] that share its factor."""
+        """Return, for each row of the maker, the largest of the readers' columns' values that share its factor."""
         return values if self.heads == 1 else self._by_head(values).max(axis=1).reshape(-1)
 
     def mean(self, values: Float32) -> Float32:

@@ -2,15 +2,15 @@
 """Level 1 of the ``normal`` algorithm: what costs nothing when the model runs, block by block.
 
 For each input of a block factors are looked for that make its readers easier to quantize (`smooth`), then scales by
-clip search (`clip`) and codes that make good each other's errors (`compensate`). Every choice is made by the error of the
-outputs, computed by the engine's own kernels on rows of calibration text that the search has not seen; rounding to the
-nearest without factors is among the candidates, so what is chosen is never worse on those rows.
+clip search (`clip`) and codes that make good each other's errors (`compensate`). Every choice is made by the error of
+the outputs, computed by the engine's own kernels on rows of calibration text that the search has not seen; rounding to
+the nearest without factors is among the candidates, so what is chosen is never worse on those rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,10 +151,8 @@ def _refined(
 ) -> Float32:
     # Errors count relative to the energy of the outputs they are in.
     power = sum(np.square(tensors[name]).sum(axis=0) / reference.energy for name, (_, reference) in readers.items())
-    columns = smooth.refined(
-        each.columns(factors), sample, np.asarray(power, np.float32), group, lambda slope: each.columns(each.mean(slope))
-    )
-    return each.mean(columns)
+    start, weight = each.columns(factors), np.asarray(power, np.float32)
+    return each.mean(smooth.refined(start, sample, weight, group, lambda slope: each.columns(each.mean(slope))))
 
 
 def _errors(
@@ -176,14 +174,12 @@ def _quantized(
     weights: Float32, format: Format, statistics: InputStatistics, curvature: compensate.Curvature
 ) -> Quantized:
     """Return the best of all methods on the held-out rows."""
-    rows, cols = weights.shape
     reference = Reference(weights, statistics.held)
     codes, scales = rtn.quantize(weights, format)
     best = Quantized(weights, codes, scales, "nearest", reference.error(format, codes, scales, statistics.held))
 
     searched = clip.search_scales(weights, format, statistics.energy)
-    nearest = rtn.signed_codes(weights.reshape(rows, -1, format.group or cols), searched, format).reshape(rows, cols)
-    found = [("clip", nearest, searched)]
+    found = [("clip", rtn.nearest(weights, searched, format), searched)]
     found.append(("compensate", *compensate.compensate(weights, searched, curvature, format)))
     for method, signed, scale in found:
         codes, scales = rtn.as_stored(signed, format), scale if format.group else scale[:, 0]

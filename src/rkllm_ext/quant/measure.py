@@ -37,6 +37,6 @@ class Reference:
         The quantization of the activations is part of it. `x` may differ from the rows the reference was made with by
         factors that the codes and scales contain.
         """
-        packed = _rkllm.pack(format.name, codes, scales)
-        missed = _rkllm.matmul(format.name, *codes.shape, packed, x) - self._outputs
+        rows, cols = codes.shape
+        missed = _rkllm.matmul(format.name, rows, cols, _rkllm.pack(format.name, codes, scales), x) - self._outputs
         return float(np.square(missed, dtype=np.float64).sum()) / self.energy

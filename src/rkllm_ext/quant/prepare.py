@@ -37,7 +37,9 @@ class Source:
 
 
 @contextmanager
-def prepared(recipe: Recipe, source: Source, folder: Path, measure: bool = False) -> Iterator[tuple[Formats, Quantizer]]:
+def prepared(
+    recipe: Recipe, source: Source, folder: Path, measure: bool = False
+) -> Iterator[tuple[Formats, Quantizer]]:
     """Provide the format of each tensor and the quantizer.
 
     Parameters

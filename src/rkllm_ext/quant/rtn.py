@@ -77,6 +77,11 @@ def signed_codes(block: Float32, scale: Float32, format: Format) -> Float32:
     return codes
 
 
+def nearest(weights: Float32, scales: Float32, format: Format) -> Float32:
+    """Return the nearest codes, around 0, of weights [rows, cols] for scales [rows, cols / group]."""
+    return signed_codes(weights.reshape(*scales.shape, -1), scales, format).reshape(weights.shape)
+
+
 def as_stored(codes: Float32, format: Format) -> NDArray[np.int8]:
     """Return codes around 0 as `_rkllm.pack` takes them: 4-bit codes from 0 to 15."""
     return (codes + 8 if format.bits == 4 else codes).astype(np.int8)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Factors that move difficulty between an input and the weights that read it.
 
-The columns of the readers are multiplied by them and what makes the input is divided by them (`inputs.Input`). Two kinds
-are tried, each with several strengths: ``rms^a`` gives columns with much energy finer steps (AWQ, arXiv:2306.00978), and
-``peak^a / largest weight^(1 - a)`` makes outliers of 8-bit activations small (SmoothQuant, arXiv:2211.10438). For 8-bit
-activations the best of them is then refined by descent.
+The columns of the readers are multiplied by them and what makes the input is divided by them (`inputs.Input`). Two
+kinds are tried, each with several strengths: ``rms^a`` gives columns with much energy finer steps (AWQ,
+arXiv:2306.00978), and ``peak^a / largest weight^(1 - a)`` makes outliers of 8-bit activations small (SmoothQuant,
+arXiv:2211.10438). For 8-bit activations the best of them is then refined by descent.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def refined(columns: Float32, x: Float32, power: Float32, group: int, share: Cal
     """Return factors of columns that make the rounding of 8-bit activations cost less.
 
     The step of a row's (and group's) activations is their largest magnitude, so what rounding them costs at the outputs
-    is ``mean_t max_k (x[t, k] / f[k])^2 * sum_k f[k]^2 power[k]`` in each group. Its logarithm is descended in log f, with
-    a p-norm in place of the maximum.
+    is ``mean_t max_k (x[t, k] / f[k])^2 * sum_k f[k]^2 power[k]`` in each group. Its logarithm is descended in log f,
+    with a p-norm in place of the maximum.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def refined(columns: Float32, x: Float32, power: Float32, group: int, share: Cal
         slope = share((of_weights / of_weights.sum(axis=1, keepdims=True) - of_input).reshape(-1))
         reach = _RATE * (1 - step / _STEPS)
         logs -= np.float32(reach) * np.clip(slope / (np.abs(slope).mean() + np.float32(1e-30)), -1, 1)
-    return np.exp(logs - logs.mean())
+    return np.asarray(np.exp(logs - logs.mean()), np.float32)
 
 
 def _around_one(factors: Float32, dead: NDArray[np.bool_]) -> Float32:
@@ -88,4 +88,4 @@ def _around_one(factors: Float32, dead: NDArray[np.bool_]) -> Float32:
     middle = np.float32(alive.mean()) if alive.size else np.float32(0)
     centred = np.clip(logs - middle, -np.log(_REACH), np.log(_REACH))
     centred[dead] = 0
-    return np.exp(centred, dtype=np.float32)
+    return np.asarray(np.exp(centred), np.float32)
