@@ -340,7 +340,8 @@ def test_a_group_that_does_not_divide_is_refused(tiny_llama: Path, tmp_path: Pat
         ({"platform": "rk3588"}, "rk3588 does not run w4a16_g32"),
         ({"npu_cores": 2}, "cpu has no NPU"),
         ({"head_format": "w3"}, "the format 'w3' does not exist"),
-        ({"optimization_level": 2}, "optimization_level is 2; normal has 0"),
+        ({"optimization_level": 2}, "optimization_level is 2; normal has 0 or 1"),
+        ({"hybrid_rate": 1}, "hybrid_rate is 1; a number from 0 to below 1 is needed"),
         ({"dataset": "nowhere.json"}, "dataset nowhere.json: cannot be read: No such file"),
     ],
 )

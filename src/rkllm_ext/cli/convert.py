@@ -14,7 +14,12 @@ from .options import format_options
 @click.argument("source")
 @click.argument("out", type=click.Path())
 @format_options
-@click.option("--algorithm", default="normal", show_default=True, help="normal: round to nearest.")
+@click.option("--algorithm", default="normal", show_default=True, help="How codes and scales are found.")
+@click.option("--opt", "level", type=int, default=0, show_default=True, help="0: round to nearest. 1: calibrate.")
+@click.option("--dataset", type=click.Path(), help='A JSON list of {"input", "target"} to calibrate with.')
+@click.option(
+    "--hybrid-rate", type=float, default=0.0, help="Share of layers with groups in formats without, or the reverse."
+)
 @click.option("--platform", default="cpu", show_default=True, help="rk3588, rk3576 or cpu.")
 @click.option("--npu-cores", type=int, help="NPU cores to use; default: all of the platform.")
 @click.option(
@@ -28,6 +33,9 @@ def command(
     dtype: str,
     head_format: str | None,
     algorithm: str,
+    level: int,
+    dataset: str | None,
+    hybrid_rate: float,
     platform: str,
     npu_cores: int | None,
     lora: str | None,
@@ -44,6 +52,9 @@ def command(
         out,
         dtype,
         algorithm=algorithm,
+        optimization_level=level,
+        dataset=dataset,
+        hybrid_rate=hybrid_rate,
         platform=platform,
         head_format=head_format,
         npu_cores=npu_cores,

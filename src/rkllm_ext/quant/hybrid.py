@@ -92,10 +92,9 @@ def mixed(
     if not rate:
         return dict(planned)
     if not loss:
-        asked = next((format.name for format in planned.values() if format is not None), "this format")
         raise InvalidArgumentError(
-            f"hybrid_rate is {rate}, but no layer of this model has a format beside {asked}: it is not quantized, or "
-            "no group divides its input columns; use hybrid_rate 0"
+            f"hybrid_rate is {rate}, but no layer can change its format: the model is not quantized, or no group divides "
+            "the layers' input columns; use hybrid_rate 0"
         )
     out = dict(planned)
     grouped = any(format is not None and format.group for name, format in planned.items() if name in loss)

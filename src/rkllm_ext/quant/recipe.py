@@ -24,6 +24,7 @@ FileName = Union[str, "os.PathLike[str]", None]
 class Recipe:
     """How the codes and scales of a model are found.
 
+    Of ``normal``, optimization level 0 rounds to nearest and level 1 calibrates (`level1`).
     `quantized_dtype` is the weight format, `head_format` that of the embedding and the output matrix (None: see
     `plan`). `dataset` is a JSON list of {"input", "target"} to calibrate with (None: the built-in text), `hybrid_rate`
     the share of layers in the neighbouring format, `extra_qparams` a file of results of an earlier ``gdq``.
