@@ -70,6 +70,15 @@ def sequences(model: _rkllm.Handle, texts: Sequence[str], n: int = _SEQUENCES, l
     return found
 
 
+def split(n: int) -> tuple[list[int], list[int]]:
+    """Return which of n sequences serve to fit, and which are held out to choose by: every fourth.
+
+    Where there are too few all serve for both.
+    """
+    held = list(range(_HELD_EVERY - 1, n, _HELD_EVERY)) or list(range(n))
+    return [i for i in range(n) if i not in held] or held, held
+
+
 class Calibration:
     """Statistics of a model's blocks; they should be asked for in ascending order.
 
@@ -120,11 +129,9 @@ class Calibration:
         return sum(4 * cols * (cols * self._grams + 2 * _ROWS) for cols in self._inputs[layer].values())
 
     def _passed(self, window: list[int]) -> dict[int, dict[str, InputStatistics]]:
-        held = [i for i in range(len(self._sequences)) if i % _HELD_EVERY == _HELD_EVERY - 1]
-        held = held or list(range(len(self._sequences)))
-        fitted = [i for i in range(len(self._sequences)) if i not in held] or held
+        fitted, held = split(len(self._sequences))
         collected = {
-            name: _Collected(cols, len(fitted), len(held), self._grams)
+            name: Collected(cols, len(fitted), len(held), self._grams)
             for layer in window
             for name, cols in self._inputs[layer].items()
         }
@@ -135,8 +142,8 @@ class Calibration:
         return {layer: {name: collected[name].statistics() for name in self._inputs[layer]} for layer in window}
 
 
-class _Collected:
-    """What is kept of one input while a pass runs."""
+class Collected:
+    """What is kept of one input with `cols` columns while a pass over `fitted` and `held` sequences runs."""
 
     def __init__(self, cols: int, fitted: int, held: int, grams: bool) -> None:
         self._gram = np.zeros((cols, cols) if grams else (0, 0), np.float32)
