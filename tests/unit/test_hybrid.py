@@ -130,7 +130,7 @@ def test_a_rate_that_no_layer_can_follow_is_refused(tiny_llama: Path, tmp_path: 
         rkllm_ext.convert(tiny_llama, tmp_path / "m.rkllm", "fp16", hybrid_rate=0.5)
     assert list(tmp_path.iterdir()) == []
     narrow = {name: (96, 96) for name in SHAPES}
-    with pytest.raises(InvalidArgumentError, match="no group divides"):
+    with pytest.raises(InvalidArgumentError, match="no group divides the input columns"):
         hybrid.mixed(plan(narrow, "w8a8"), narrow, {}, 0.5)
 
 

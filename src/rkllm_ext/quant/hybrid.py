@@ -93,8 +93,8 @@ def mixed(
         return dict(planned)
     if not loss:
         raise InvalidArgumentError(
-            f"hybrid_rate is {rate}, but no layer can change its format: the model is not quantized, or no group divides "
-            "the layers' input columns; use hybrid_rate 0"
+            f"hybrid_rate is {rate}, but no layer can change its format: the model is not quantized, or no group "
+            "divides the input columns of its layers; use hybrid_rate 0"
         )
     out = dict(planned)
     grouped = any(format is not None and format.group for name, format in planned.items() if name in loss)
