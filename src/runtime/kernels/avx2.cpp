@@ -14,6 +14,11 @@ struct C { __m256i a, b; };
 
 constexpr int kTokens = 2;
 constexpr int kTiles = 2;
+// Blocks of integer kernels: tokens for 16- and 8-bit activations, tiles beside each other, and tiles where only memory counts.
+constexpr int kTokensA16 = 2;
+constexpr int kTokensW8A8 = 4;
+constexpr int kIntegerTiles = 1;
+constexpr int kStreams = 2;
 constexpr int kSignedOffset = 0;
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

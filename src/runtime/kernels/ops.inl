@@ -65,35 +65,41 @@ void float_tokens(const MatmulTask& task, int token, int tile) {
 }
 
 // Integer weights. Bits is 4 or 8, Bytes 1 (8-bit activations) or 2 (16-bit ones).
-template <int Bits, int Bytes, int T>
+template <int Bits, int Bytes, int T, int R>
 struct GroupSum {
-  I hi[T], lo[T];
+  I hi[T][R], lo[Bytes == 2 ? T : 1][R];
 
   // Start at minus the offset that the stored codes carry, times the sum of the activations.
   void start(const MatmulTask& task, int token, int group, int n_groups) {
     constexpr int offset = Bits == 4 ? 8 : kSignedOffset;
     for (int t = 0; t < T; t++) {
       const int64_t at = int64_t(token + t) * n_groups + group;
-      hi[t] = isplat(-offset * task.hi_sums[at]);
-      if (Bytes == 2) lo[t] = isplat(-offset * task.lo_sums[at]);
-    }
-  }
-
-  void step(C w, const int8_t* x_hi, const int8_t* x_lo, int64_t stride) {
-    for (int t = 0; t < T; t++) {
-      const int32_t h = four_bytes(x_hi + t * stride);
-      hi[t] = Bits == 4 ? dot_u4(hi[t], w, h) : dot_s8(hi[t], w, h);
-      if (Bytes == 2) {
-        const int32_t l = four_bytes(x_lo + t * stride);
-        lo[t] = Bits == 4 ? dot_u4(lo[t], w, l) : dot_s8(lo[t], w, l);
+      for (int r = 0; r < R; r++) {
+        hi[t][r] = isplat(-offset * task.hi_sums[at]);
+        if (Bytes == 2) lo[t][r] = isplat(-offset * task.lo_sums[at]);
       }
     }
   }
 
-  F value(int t) const {
-    return Bytes == 2 ? fma(to_float(hi[t]), splat(256.0f), to_float(lo[t])) : to_float(hi[t]);
+  void step(const C (&w)[R], const int8_t* x_hi, const int8_t* x_lo, int64_t stride) {
+    for (int t = 0; t < T; t++) {
+      const int32_t h = four_bytes(x_hi + t * stride);
+      for (int r = 0; r < R; r++) hi[t][r] = Bits == 4 ? dot_u4(hi[t][r], w[r], h) : dot_s8(hi[t][r], w[r], h);
+      if (Bytes == 2) {
+        const int32_t l = four_bytes(x_lo + t * stride);
+        for (int r = 0; r < R; r++) lo[t][r] = Bits == 4 ? dot_u4(lo[t][r], w[r], l) : dot_s8(lo[t][r], w[r], l);
+      }
+    }
+  }
+
+  F value(int t, int r) const {
+    return Bytes == 2 ? fma(to_float(hi[t][r]), splat(256.0f), to_float(lo[t][r])) : to_float(hi[t][r]);
   }
 };
+
+// Bytes of codes between what is read and what memory is asked for, all streams together: what arrives in the time that memory
+// takes to answer.
+constexpr int kAhead = 8192;
 
 template <int Bits, int Bytes, int T, int R>
 void integer_block(const MatmulTask& task, int token, int tile) {
@@ -103,26 +109,38 @@ void integer_block(const MatmulTask& task, int token, int tile) {
     for (int r = 0; r < R; r++) acc[t][r] = splat(0.0f);
   const int8_t* x_hi = task.hi + int64_t(token) * task.k;
   const int8_t* x_lo = Bytes == 2 ? task.lo + int64_t(token) * task.k : nullptr;
+  const uint8_t* tile_end = task.codes + (tile + 1) * task.code_stride;
+  const int far = token == 0 ? kAhead / R : 0;  // later tokens find the codes in the cache
   for (int g = 0; g < n_groups; g++) {
     const int begin = g * task.group, end = at_most(begin + task.group, task.k);
-    for (int r = 0; r < R; r++) {
-      const uint8_t* w = task.codes + (tile + r) * task.code_stride + int64_t(begin) * 16 * Bits / 8;
-      GroupSum<Bits, Bytes, T> sums;
-      sums.start(task, token, g, n_groups);
+    const uint8_t* w = task.codes + tile * task.code_stride + int64_t(begin) * 16 * Bits / 8;
+    GroupSum<Bits, Bytes, T, R> sums;
+    sums.start(task, token, g, n_groups);
+    for (int k = begin; k < end; k += 32 / Bits, w += 64) {
+      C codes[R];
+      const uint8_t* ahead = w + far;
+      if (ahead >= tile_end) ahead += (R - 1) * task.code_stride;  // the block of tiles that comes next
+      for (int r = 0; r < R; r++) __builtin_prefetch(ahead + r * task.code_stride);
       if (Bits == 4) {
-        for (int k = begin; k < end; k += 8, w += 64) {
-          const C pair = cload(w);
-          sums.step(low(pair), x_hi + k, x_lo + k, task.k);
-          sums.step(high(pair), x_hi + k + 4, x_lo + k + 4, task.k);
+        C highs[R];
+        for (int r = 0; r < R; r++) {
+          const C pair = cload(w + r * task.code_stride);
+          codes[r] = low(pair);
+          highs[r] = high(pair);
         }
+        sums.step(codes, x_hi + k, x_lo + k, task.k);
+        sums.step(highs, x_hi + k + 4, x_lo + k + 4, task.k);
       } else {
-        for (int k = begin; k < end; k += 4, w += 64) sums.step(prepare_s8(cload(w)), x_hi + k, x_lo + k, task.k);
+        for (int r = 0; r < R; r++) codes[r] = prepare_s8(cload(w + r * task.code_stride));
+        sums.step(codes, x_hi + k, x_lo + k, task.k);
       }
+    }
+    for (int r = 0; r < R; r++) {
       const uint8_t* scales = task.scales + (tile + r) * task.scale_stride;
       for (int t = 0; t < T; t++) {
         F factor = splat(task.x_scales[int64_t(token + t) * n_groups + g]);
         if (task.scale_per_group) factor = mul(load_half(reinterpret_cast<const uint16_t*>(scales) + 16 * g), factor);
-        acc[t][r] = fma(sums.value(t), factor, acc[t][r]);
+        acc[t][r] = fma(sums.value(t, r), factor, acc[t][r]);
       }
     }
   }
@@ -154,6 +172,13 @@ void cover(const MatmulTask& task, int tile_begin, int tile_end) {
   for (; tile < tile_end; tile++) tile_strip<Block, T, 1>(task, tile);
 }
 
+// Integer weights: one or two tokens wait for memory, which comes faster in several streams.
+template <template <int, int> class Block, int T, int R>
+void cover_integer(const MatmulTask& task, int tile_begin, int tile_end) {
+  if (task.n_tokens <= 2) cover<Block, 2, kStreams>(task, tile_begin, tile_end);
+  else cover<Block, T, R>(task, tile_begin, tile_end);
+}
+
 template <int T, int R> struct BlockFp32 {
   static void run(const MatmulTask& task, int token, int tile) { float_tokens<Fp32, T, R>(task, token, tile); }
 };
@@ -183,13 +208,13 @@ void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
   cover<BlockS8, kTokens, kTiles>(task, tile_begin, tile_end);
 }
 void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover<BlockW8A8, 2 * kTokens, 1>(task, tile_begin, tile_end);
+  cover_integer<BlockW8A8, kTokensW8A8, kIntegerTiles>(task, tile_begin, tile_end);
 }
 void matmul_w8a16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover<BlockW8A16, kTokens, 1>(task, tile_begin, tile_end);
+  cover_integer<BlockW8A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
 }
 void matmul_w4a16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover<BlockW4A16, kTokens, 1>(task, tile_begin, tile_end);
+  cover_integer<BlockW4A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
 }
 
 // ---- activations ----------------------------------------------------------------------------------------------------
