@@ -90,8 +90,12 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *   draft           tokens that a pass looks ahead, guessed from earlier text (prompt lookup), 0 (the default) ... 16;
  *                   changes the speed, never the tokens
  *   kv_type         "f16" (the default; "f32" where the model is fp32), "f32" or "int8": how keys and values are kept
+ *   lora            name of a loaded LoRA adapter for runs without lora_params, logits and hidden states; "" (the default): none
  *   image_tokens    embeddings of each image of a multimodal prompt, "64,32"; "" (the default): all have as many */
 RKLLM_API int rkllm_ext_set_option(LLMHandle handle, const char* name, const char* value);
+
+/* Forget a LoRA adapter that rkllm_load_lora has loaded. Sessions that compute with it keep it. */
+RKLLM_API int rkllm_ext_release_lora(LLMHandle handle, const char* name);
 
 /* Facts about a loaded model. */
 typedef struct {

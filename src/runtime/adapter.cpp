@@ -115,13 +115,13 @@ std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared
   return adapter;
 }
 
-void Adapters::load(const std::string& name, const std::string& path, std::shared_ptr<const Model> model, float scale) {
+void Adapters::load(const std::string& name, const std::string& path, float scale) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (name.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the name of the adapter is empty; give one to choose it by");
   if (adapters_.count(name))
     throw Error(ErrorCode::INVALID_ARGUMENT, "an adapter '" + name + "' is loaded already; release it first, or choose "
                                              "another name");
-  adapters_.emplace(name, open_adapter(path, std::move(model), scale));
+  adapters_.emplace(name, open_adapter(path, model_, scale));
 }
 
 std::shared_ptr<const Adapter> Adapters::find(const std::string& name) const {
@@ -135,10 +135,12 @@ std::shared_ptr<const Adapter> Adapters::find(const std::string& name) const {
               "no adapter '" + name + "' is loaded; loaded: " + (loaded.empty() ? "none" : loaded));
 }
 
-void Adapters::release(const std::string& name) {
-  const std::shared_ptr<const Adapter> held = find(name);  // goes after the lock
+std::shared_ptr<const Adapter> Adapters::release(const std::string& name) {
+  if (name.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the name of the adapter is empty");
+  std::shared_ptr<const Adapter> released = find(name);
   std::lock_guard<std::mutex> lock(mutex_);
   adapters_.erase(name);
+  return released;
 }
 
 }  // namespace rkllm

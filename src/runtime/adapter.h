@@ -32,16 +32,19 @@ std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared
 // The adapters that are loaded beside a model, by name. Used from any number of threads.
 class Adapters {
  public:
+  explicit Adapters(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+
   // Throws as open_adapter, and Error(INVALID_ARGUMENT) for a name that is empty or taken. Nothing has changed then.
-  void load(const std::string& name, const std::string& path, std::shared_ptr<const Model> model, float scale);
+  void load(const std::string& name, const std::string& path, float scale);
 
   // nullptr for ""; throw Error(INVALID_ARGUMENT) that names the loaded ones when there is none of that name.
   std::shared_ptr<const Adapter> find(const std::string& name) const;
 
-  // Whoever computes with it keeps it. Throws as find.
-  void release(const std::string& name);
+  // Forget it and return it; whoever computes with it keeps it. Throws as find.
+  std::shared_ptr<const Adapter> release(const std::string& name);
 
  private:
+  std::shared_ptr<const Model> model_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<const Adapter>> adapters_;
 };

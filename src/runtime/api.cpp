@@ -78,7 +78,7 @@ void check_infer_params(const RKLLMInferParam* params) {
   const int mode = number_of(params->mode);
   if (mode != RKLLM_INFER_GENERATE && mode != RKLLM_INFER_GET_LAST_HIDDEN_LAYER)
     throw Error(ErrorCode::INVALID_ARGUMENT, format("mode is %d, but there are 0 and 1", mode));
-  if (params->lora_params) not_here("running with a LoRA adapter is");
+  if (params->lora_params) need(params->lora_params->lora_adapter_name, "lora_params->lora_adapter_name is NULL");
   if (params->prompt_cache_params && params->prompt_cache_params->save_prompt_cache) not_here("saving a prompt cache is");
 }
 
@@ -89,6 +89,9 @@ int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* para
   RunInput run_input = read_input(*input);
   if (params) run_input.mode = RKLLMInferMode(number_of(params->mode));
   auto occupied = std::make_unique<Occupied>(*use);
+  run_input.adapter = params && params->lora_params
+                          ? use->executor->adapters().find(params->lora_params->lora_adapter_name)
+                          : use->settings.adapter;
   if (!async) return run(*use, *occupied, run_input, userdata);
   try {
     std::thread([handle, use = std::move(use), occupied = std::move(occupied), run_input = std::move(run_input),
@@ -180,9 +183,13 @@ int rkllm_is_running(LLMHandle handle) {
 }
 
 int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter* lora_adapter) {
-  return guard_handle(handle, [&](Runtime&) {
+  return guard_handle(handle, [&](Runtime& runtime) {
     need(lora_adapter, "lora_adapter is NULL");
-    not_here("loading a LoRA adapter is");
+    need(lora_adapter->lora_adapter_path && lora_adapter->lora_adapter_name,
+         "lora_adapter_path and lora_adapter_name must be given");
+    const Occupied occupied(runtime);
+    runtime.executor->adapters().load(lora_adapter->lora_adapter_name, lora_adapter->lora_adapter_path,
+                                      lora_adapter->scale);
   });
 }
 

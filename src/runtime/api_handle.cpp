@@ -26,6 +26,7 @@ void fill_rows(Runtime& runtime, const RKLLMInput* input, size_t width, float* o
     throw Error(ErrorCode::INVALID_ARGUMENT,
                 rkllm::format("the results for %lld tokens are %zu floats, but capacity is %zu",
                               static_cast<long long>(sequence.n), needed, capacity));
+  runtime.session->use_adapter(runtime.settings.adapter);
   compute(sequence);
 }
 
@@ -43,6 +44,17 @@ int rkllm_ext_set_option(LLMHandle handle, const char* name, const char* value) 
     const Occupied occupied(runtime);
     const std::lock_guard<std::mutex> lock(runtime.options_mutex);
     set_option(runtime, name, value);
+  });
+}
+
+int rkllm_ext_release_lora(LLMHandle handle, const char* name) {
+  return guard_handle(handle, [&](Runtime& runtime) {
+    need(name, "name is NULL");
+    const Occupied occupied(runtime);
+    const std::lock_guard<std::mutex> lock(runtime.options_mutex);
+    const std::shared_ptr<const Adapter> released = runtime.executor->adapters().release(name);
+    if (runtime.settings.adapter == released) runtime.settings.adapter = nullptr;
+    runtime.session->use_adapter(nullptr);
   });
 }
 

@@ -12,7 +12,9 @@ using namespace rkllm;
 struct RKLLMExtSession {
   explicit RKLLMExtSession(const Runtime& runtime)
       : executor(runtime.executor), session(runtime.executor, runtime.session->kv_type()), prompt(runtime.prompt),
-        settings(runtime.settings), sampler(settings.generation.sampling, settings.choose_seed()) {}
+        settings(runtime.settings), sampler(settings.generation.sampling, settings.choose_seed()) {
+    session.use_adapter(settings.adapter);
+  }
   RKLLMExtSession(const RKLLMExtSession& other)
       : executor(other.executor), session(other.executor, other.session.kv_type()), prompt(other.prompt),
         settings(other.settings), sampler(other.sampler) {
@@ -142,7 +144,8 @@ int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int
 int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value) {
   return guard_session(session, [&](RKLLMExtSession& s) {
     need(name && value, "name and value must be given");
-    set_run_option(s.settings, s.session.model(), name, value);
+    set_run_option(s.settings, *s.executor, name, value);
+    s.session.use_adapter(s.settings.adapter);
     if (!strcmp(name, "seed")) s.sampler = Sampler(s.settings.generation.sampling, s.settings.choose_seed());
     else s.sampler.set(s.settings.generation.sampling);
   });

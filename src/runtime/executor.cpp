@@ -34,7 +34,7 @@ void Turns::give() {
 }
 
 Executor::Executor(std::shared_ptr<const Model> model, int max_context, int n_threads)
-    : model_(std::move(model)), max_context_(max_context), n_threads_(check_threads(n_threads)),
+    : model_(std::move(model)), max_context_(max_context), adapters_(model_), n_threads_(check_threads(n_threads)),
       chunk_(std::min(kDefaultChunk, max_context)), pool_(std::make_unique<ThreadPool>(n_threads_)) {
   make_workspace(chunk_);
 }

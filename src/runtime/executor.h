@@ -38,6 +38,7 @@ class Executor {
   void set_threads(int n_threads);
   void set_chunk(int rows);
   void set_tap(Tap tap);
+  Adapters& adapters() { return adapters_; }
 
   // Run segments of chunk() rows together at most, then read(workspace, pool) what the pass has left there.
   template <class Read>
@@ -59,6 +60,7 @@ class Executor {
 
   std::shared_ptr<const Model> model_;
   int max_context_;
+  Adapters adapters_;
   std::atomic<int> n_threads_{0};
   std::atomic<int> chunk_{0};
   Turns turns_;  // for what follows

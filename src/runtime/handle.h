@@ -28,6 +28,7 @@ struct PromptRules {
 struct RunSettings {
   Generation generation;
   bool random_seed = true;
+  std::shared_ptr<const Adapter> adapter;  // or nullptr
 
   uint64_t choose_seed() const;
 };

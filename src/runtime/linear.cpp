@@ -130,11 +130,11 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
   });
 }
 
-void multiply_heads(const Linear& linear, int n_heads, int n, const float* x, Heads x_at, float* y, Heads y_at,
-                    float* scratch, int64_t scratch_stride, const Kernels& kernels, ThreadPool& pool) {
+void multiply_heads(const Linear& linear, int n, const float* x, Heads x_at, float* y, Heads y_at, float* scratch,
+                    int64_t scratch_stride, const Kernels& kernels, ThreadPool& pool) {
   const Layout& layout = linear.weight.layout;
-  const int64_t rows = linear.weight.rows / n_heads, slot = head_slot(rows);
-  pool.run(n_heads, [&](int head, int thread) {
+  const int64_t rows = linear.weight.rows / linear.n_heads, slot = head_slot(rows);
+  pool.run(linear.n_heads, [&](int head, int thread) {
     const int64_t first = head * rows, tile = first / 16;  // a tile may hold rows of two heads
     MatmulTask task = {};
     task.codes = linear.weight.packed + tile * layout.code_stride;

@@ -69,10 +69,10 @@ struct Heads {
   int64_t head_stride, stride;  // from one head, and one row, to the next
 };
 
-// A float matrix whose rows are n_heads matrices [rows / n_heads, cols], each for its own head of the n rows of x.
+// A float matrix whose rows are linear.n_heads matrices, one below the other, each for its own head of the n rows of x.
 // Bits do not depend on n. scratch: floats for each thread, n * head_slot(rows / n_heads) of them.
-void multiply_heads(const Linear& linear, int n_heads, int n, const float* x, Heads x_at, float* y, Heads y_at,
-                    float* scratch, int64_t scratch_stride, const Kernels& kernels, ThreadPool& pool);
+void multiply_heads(const Linear& linear, int n, const float* x, Heads x_at, float* y, Heads y_at, float* scratch,
+                    int64_t scratch_stride, const Kernels& kernels, ThreadPool& pool);
 inline int64_t head_slot(int64_t rows_of_head) { return padded(rows_of_head) + 16; }
 
 }  // namespace rkllm

@@ -93,9 +93,9 @@ void add_low_rank_heads(const LowRank& low_rank, float scale, int n, const float
   float* added = inner + n * inner_stride;
   float* scratch = added + n * heads * out;
   const Heads inner_at = {rank, inner_stride}, added_at = {out, heads * out};
-  multiply_heads(low_rank.a, heads, n, x, x_at, inner, inner_at, scratch, scratch_stride, kernels, pool);
+  multiply_heads(low_rank.a, n, x, x_at, inner, inner_at, scratch, scratch_stride, kernels, pool);
   pool.run(n, [&](int t, int) { kernels.scale(inner + t * inner_stride, scale, int(inner_stride)); });
-  multiply_heads(low_rank.b, heads, n, inner, inner_at, added, added_at, scratch, scratch_stride, kernels, pool);
+  multiply_heads(low_rank.b, n, inner, inner_at, added, added_at, scratch, scratch_stride, kernels, pool);
   pool.run(n * heads, [&](int item, int) {
     const int t = item / heads, head = item % heads;
     float* row = y + t * y_at.stride + head * y_at.head_stride;

@@ -80,7 +80,7 @@ void set_kv_type(Runtime& runtime, const std::string& name, const std::string& v
 
 struct RunOption {
   const char* name;
-  void (*set)(RunSettings& settings, const Model& model, const std::string& name, const std::string& value);
+  void (*set)(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value);
 };
 
 const RunOption kRunOptions[] = {
@@ -102,6 +102,7 @@ const RunOption kRunOptions[] = {
     {"n_keep", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.n_keep = int32_t(integer(n, v, -1, INT32_MAX)); }},
     {"draft", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.draft = int32_t(integer(n, v, 0, kMostDraft)); }},
     {"seed", [](RunSettings& s, auto&, auto&, auto& v) { set_seed(s, v); }},
+    {"lora", [](RunSettings& s, Executor& e, auto&, auto& v) { s.adapter = e.adapters().find(v); }},
 };
 
 struct HandleOption {
@@ -137,11 +138,11 @@ std::string names_of(const Options& options) {
 
 }  // namespace
 
-void set_run_option(RunSettings& settings, const Model& model, const std::string& name, const std::string& value) {
+void set_run_option(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value) {
   const auto option = find(kRunOptions, name);
   if (option == std::end(kRunOptions)) refuse_name(name, names_of(kRunOptions));
   RunSettings changed = settings;  // a refused value changes nothing
-  option->set(changed, model, name, value);
+  option->set(changed, executor, name, value);
   check_generation(changed.generation);
   settings = std::move(changed);
 }
@@ -149,7 +150,7 @@ void set_run_option(RunSettings& settings, const Model& model, const std::string
 void set_option(Runtime& runtime, const std::string& name, const std::string& value) {
   const auto option = find(kHandleOptions, name);
   if (option != std::end(kHandleOptions)) option->set(runtime, name, value);
-  else if (find(kRunOptions, name) != std::end(kRunOptions)) set_run_option(runtime.settings, *runtime.model, name, value);
+  else if (find(kRunOptions, name) != std::end(kRunOptions)) set_run_option(runtime.settings, *runtime.executor, name, value);
   else refuse_name(name, names_of(kRunOptions) + ", " + names_of(kHandleOptions));
 }
 

@@ -11,7 +11,7 @@ namespace rkllm {
 // Both throw Error(INVALID_ARGUMENT) when the name is unknown or the value not possible; nothing has changed then.
 
 // A setting of runs and sessions.
-void set_run_option(RunSettings& settings, const Model& model, const std::string& name, const std::string& value);
+void set_run_option(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value);
 
 // One of these, or one of a handle.
 void set_option(Runtime& runtime, const std::string& name, const std::string& value);

@@ -176,6 +176,7 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
     perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
                                             : static_cast<const void*>(input.sequence.embed);
   prepare(input, session, runtime.prompt, true);
+  session.use_adapter(input.adapter);
   if (input.mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) {
     produce_hidden_states(runtime, input.sequence, delivery, perf);
     return;

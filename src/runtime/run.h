@@ -16,6 +16,7 @@ struct RunInput {
   std::vector<int32_t> ids;  // what a prompt has become
   SequenceInput sequence;
   RKLLMInferMode mode = RKLLM_INFER_GENERATE;
+  std::shared_ptr<const Adapter> adapter;
 };
 
 // Throws Error(INVALID_ARGUMENT).

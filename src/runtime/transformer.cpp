@@ -44,6 +44,21 @@ namespace {
 // Whether a layer is one of those that come every so many layers: the last of each period.
 bool is_every(uint32_t period, int layer) { return period && (uint32_t(layer) + 1) % period == 0; }
 
+// Add what the pass's adapters change about products of its rows first ... first + n - 1, which are the activations.
+void add_adapters(Workspace& w, int first, int n, std::initializer_list<Product> products, const Kernels& kernels,
+                  ThreadPool& pool) {
+  w.additions.clear();
+  const int64_t x_stride = w.activations.stride();
+  for (const Workspace::Adapted& run : w.adapted) {
+    const int begin = std::max(run.first, first) - first, end = std::min(run.first + run.n, first + n) - first;
+    for (const Product& product : products)
+      if (const LowRank* low_rank = end > begin ? run.adapter->find(*product.linear) : nullptr)
+        w.additions.push_back({low_rank, run.adapter->scale, w.activations.data() + begin * x_stride, x_stride, end - begin,
+                               product.y + begin * product.y_stride, product.y_stride});
+  }
+  if (!w.additions.empty()) add_low_rank(w.additions, w.between, kernels, pool);
+}
+
 // One forward pass: the arguments that every step shares.
 struct Pass {
   const Model& model;
@@ -69,10 +84,20 @@ struct Pass {
   // Linear layers of the current activations.
   void multiply(std::initializer_list<Product> products) const {
     rkllm::multiply(w.activations, products, kernels, pool);
+    add_adapters(w, 0, n, products, kernels, pool);
     if (w.tap) {
       const Activations& x = w.activations;
       w.tap(products.begin()->linear->name + ".weight", x.data(), n, x.cols(), x.stride());
     }
+  }
+
+  // The same where each head has a matrix of its own.
+  void multiply_heads(const Linear& linear, const Buffer<float>& x, Heads x_at, Buffer<float>& y, Heads y_at) const {
+    rkllm::multiply_heads(linear, n, x.data(), x_at, y.data(), y_at, w.scratch.data(), w.scratch_stride, kernels, pool);
+    for (const Workspace::Adapted& run : w.adapted)
+      if (const LowRank* low_rank = run.adapter->find(linear))
+        add_low_rank_heads(*low_rank, run.adapter->scale, run.n, x.data() + run.first * x_at.stride, x_at,
+                           y.data() + run.first * y_at.stride, y_at, w.between, kernels, pool);
   }
 
   void norm_row(const Norm& norm, const float* x, float* out) const {
@@ -161,8 +186,7 @@ struct Pass {
     });
     w.activations.set(w.q_a.data(), w.q_a_stride, n, spec.q_lora_rank);
     multiply({{&layer.q, w.q.data(), w.q_stride}});
-    multiply_heads(layer.k_b, heads, n, w.q.data(), {head_dim, w.q_stride}, w.q_latent.data(),
-                   {key_width, w.latent_stride}, w.scratch.data(), w.scratch_stride, kernels, pool);
+    multiply_heads(layer.k_b, w.q, {head_dim, w.q_stride}, w.q_latent, {key_width, w.latent_stride});
     pool.run(n, [&](int t, int) {
       for (int h = 0; h < heads; h++) {
         float* rotated = w.q.data() + t * w.q_stride + (h + 1) * head_dim - rope_dim;
@@ -171,8 +195,7 @@ struct Pass {
       }
     });
     attend_layer(index, w.q_latent, w.latent_stride);
-    multiply_heads(layer.v_b, heads, n, w.mixed.data(), {latent, w.mixed_stride}, w.values.data(),
-                   {spec.v_head_dim, w.values_stride}, w.scratch.data(), w.scratch_stride, kernels, pool);
+    multiply_heads(layer.v_b, w.mixed, {latent, w.mixed_stride}, w.values, {spec.v_head_dim, w.values_stride});
     w.activations.set(w.values.data(), w.values_stride, n, layer.output.weight.cols);
   }
 
@@ -209,10 +232,14 @@ struct Pass {
 void forward(const Model& model, const Segment* segments, int n_segments, Workspace& w, ThreadPool& pool) {
   w.rows.clear();
   w.attended.clear();
+  w.adapted.clear();
   for (const Segment* s = segments; s < segments + n_segments; s++) {
     const int64_t at = int64_t(w.rows.size()) * model.rope.half();
     const float* embed = s->embed;
     w.attended.push_back({s->cache, s->position, s->n});
+    const bool goes_on = s > segments && s[-1].adapter == s->adapter;
+    if (s->adapter && goes_on) w.adapted.back().n += s->n;
+    else if (s->adapter) w.adapted.push_back({s->adapter, int(w.rows.size()), s->n});
     for (int i = 0; i < s->n; i++) {
       const bool is_token = s->ids && s->ids[i] >= 0;
       w.rows.push_back({s, s->position + i, is_token ? s->ids[i] : -1, is_token ? nullptr : embed});
@@ -237,6 +264,7 @@ void project(const Model& model, Workspace& workspace, int first, int n, float* 
   const Spec& spec = model.spec;
   const int64_t stride = padded(spec.vocab_size);
   multiply(workspace.activations, {{&model.output, out, stride}}, kernels(), pool);
+  add_adapters(workspace, first, n, {{&model.output, out, stride}}, kernels(), pool);
   if (workspace.tap) {
     const Activations& x = workspace.activations;
     workspace.tap(model.output.name + ".weight", x.data(), n, x.cols(), x.stride());

@@ -6,13 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "adapter.h"
 #include "attention.h"
 #include "kv_cache.h"
 #include "model.h"
 
 namespace rkllm {
-
-struct Adapter;
 
 // New rows of one sequence, at positions position ... position + n - 1. A row is a token of ids or, where ids is nullptr or
 // the id is negative, the next row of embed.
@@ -52,6 +51,14 @@ struct Workspace {
   };
   std::vector<Row> rows;
   std::vector<AttentionRows> attended;
+  // Its rows that an adapter changes: neighbouring segments with the same one are one run.
+  struct Adapted {
+    const Adapter* adapter;
+    int first, n;
+  };
+  std::vector<Adapted> adapted;
+  std::vector<Addition> additions;
+  Buffer<float> between;
 };
 
 // Append the rows of all segments, max_rows at most together, to their caches and leave their final hidden states (after the last
