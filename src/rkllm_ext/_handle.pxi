@@ -25,6 +25,7 @@ cdef dict FIRST_OPTIONS = {
     "logit_bias": "",
     "stop": "",
     "logprobs": -1,
+    "lora": "",
 }
 
 _open_handles = weakref.WeakSet()
@@ -203,6 +204,9 @@ cdef class BaseHandle:
         try:
             job = job_for(given, self.dim)
             self.settle()
+            if options.get("lora") and not is_extended():
+                choose_adapter(job, name_bytes(options["lora"], "lora"))
+                options = {**options, "lora": ""}
             self.apply(options)
             llm = self.llm
             self.active = job  # from here on the handle is busy for other threads
@@ -386,6 +390,19 @@ cdef class BaseHandle:
             with nogil:
                 code = rkllm_load_lora(llm, &adapter)
             check(code, llm, "rkllm_load_lora")
+        finally:
+            self.leave()
+
+    def release_lora(self, name):
+        """Forget a LoRA adapter."""
+        need(<void*>ext_release_lora, "release_lora()")
+        cdef bytes encoded = name_bytes(name, "name")
+        self.enter()
+        try:
+            self.settle()
+            check(ext_release_lora(self.llm, encoded), self.llm, "rkllm_ext_release_lora")
+            if self.options.get("lora") == name:
+                self.options["lora"] = ""  # the library has done so, too
         finally:
             self.leave()
 

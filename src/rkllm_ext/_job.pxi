@@ -7,6 +7,8 @@ cdef class Job:
     cdef queue* q
     cdef RKLLMInput given
     cdef RKLLMInferParam params
+    cdef RKLLMLoraParam lora
+    cdef bytes lora_name
     cdef Buffer buffer
     cdef bytes prompt
     cdef bint abandoned  # nobody reads it any more
@@ -24,6 +26,13 @@ cdef class Job:
     def __dealloc__(self):
         if self.q != NULL:
             queue_release(self.q)
+
+
+cdef void choose_adapter(Job job, bytes name) noexcept:
+    # By the vendor's own means, for libraries without options.
+    job.lora_name = name
+    job.lora.lora_adapter_name = job.lora_name
+    job.params.lora_params = &job.lora
 
 
 cdef bytes option_text(object value):

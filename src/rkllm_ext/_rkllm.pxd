@@ -58,8 +58,12 @@ cdef extern from "_library.h" nogil:
         RKLLMEmbedInput embed_input
         RKLLMTokenInput token_input
 
+    ctypedef struct RKLLMLoraParam:
+        const char* lora_adapter_name
+
     ctypedef struct RKLLMInferParam:
         RKLLMInferMode mode
+        RKLLMLoraParam* lora_params
 
     ctypedef struct RKLLMResult:
         const char* text
@@ -174,6 +178,7 @@ cdef extern from "_library.h" nogil:
     const char* ext_isa "library.rkllm_ext_isa"(int index)
     const char* ext_active_isa "library.rkllm_ext_active_isa"()
     int ext_set_option "library.rkllm_ext_set_option"(LLMHandle handle, const char* name, const char* value)
+    int ext_release_lora "library.rkllm_ext_release_lora"(LLMHandle handle, const char* name)
     int ext_info "library.rkllm_ext_info"(LLMHandle handle, RKLLMExtInfo* info)
     const char* ext_metadata "library.rkllm_ext_metadata"(LLMHandle handle, const char* key)
     int ext_perf "library.rkllm_ext_perf"(LLMHandle handle, RKLLMExtPerf* perf)

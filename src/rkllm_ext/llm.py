@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 from ._rkllm import GGUFFile, Handle, Piece, is_extended
 from .errors import InvalidArgumentError, UnsupportedModelError
-from .options import Value, checked, checked_overrides
+from .options import Value, checked, checked_overrides, finite
 from .results import Generation, Info, Perf
 from .stream import Stream
 
@@ -136,6 +136,7 @@ class LLM:
             "logprobs": logprobs,
             "seed": seed,
             "ignore_eos": False,
+            "lora": None,
         }
         # What a run may override; every run sets these again, so that an override lasts for one run.
         self._defaults: dict[str, Value] = checked({**settings, **extended})
@@ -162,7 +163,7 @@ class LLM:
         **overrides
             max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, mirostat,
             mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, ignore_eos: for
-            this run only.
+            this run only. lora: the name of a loaded adapter to answer with.
 
         Raises
         ------
@@ -291,19 +292,59 @@ class LLM:
             return len(self.tokenize(prompt, add_bos=add_bos == "auto"))
         return len(cast("array[int]", prompt))
 
-    def logits(self, x: Input) -> NDArray[np.float32]:
+    def logits(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
         """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""
-        return self._handle.logits(x, {"add_bos": "auto"})
+        return self._handle.logits(x, {"add_bos": "auto", **checked({"lora": lora})})
 
-    def hidden_states(self, x: Input) -> NDArray[np.float32]:
+    def hidden_states(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
         """Return the final hidden states, behind the last norm, float32 [n, dim]. Input and errors as `generate`."""
-        return self._handle.hidden_states(x, {"add_bos": "auto"})
+        return self._handle.hidden_states(x, {"add_bos": "auto", **checked({"lora": lora})})
 
     # ---- adapters and prompt states ---------------------------------------------------------------------------------
 
     def load_lora(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:
-        """Load a LoRA adapter beside the model, under a name."""
-        self._handle.load_lora(path, name, scale)
+        """Load a LoRA adapter beside the model; runs with ``lora=name`` answer with it, others do not change.
+
+        Several can be loaded. The model's weights stay as they are and are shared by all.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file that `convert_lora` wrote for the checkpoint of this model.
+        name : str
+            What runs choose it by.
+        scale : float
+            A further factor of what the adapter adds; its own, alpha / rank, is in the file.
+
+        Raises
+        ------
+        ModelFileError
+            The file is missing, damaged, no adapter, or one of another model.
+        InvalidArgumentError
+            The name is empty or taken, or the scale is not finite.
+        BusyError
+            A run is active.
+
+        Examples
+        --------
+        >>> with LLM(model_path) as llm:
+        ...     llm.load_lora(adapter_path, "polite", scale=0.5)
+        ...     answer = llm.generate("Hello", lora="polite", max_new_tokens=4)
+        ...     llm.release_lora("polite")
+        """
+        self._handle.load_lora(path, name, finite("scale", scale))
+
+    def release_lora(self, name: str) -> None:
+        """Forget a loaded adapter.
+
+        Raises
+        ------
+        InvalidArgumentError
+            No adapter of that name is loaded; the sentence names those that are.
+        BusyError
+            A run is active.
+        """
+        self._handle.release_lora(name)
 
     def load_prompt_cache(self, path: str | os.PathLike[str]) -> None:
         """Load a saved prompt state; later runs reuse its longest common prefix."""

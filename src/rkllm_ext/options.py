@@ -27,7 +27,8 @@ def _integer(name: str, value: Any) -> int:
     return number
 
 
-def _number(name: str, value: Any) -> float:
+def finite(name: str, value: Any) -> float:
+    """Return a value as a finite float, or raise InvalidArgumentError that names it."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -64,7 +65,7 @@ def _logit_bias(name: str, value: Any) -> str:
     rows = []
     for token, bias in value.items():
         forbids = isinstance(bias, float) and bias == -math.inf
-        number = "-inf" if forbids else repr(_number(f"{name} of token {token!r}", bias))
+        number = "-inf" if forbids else repr(finite(f"{name} of token {token!r}", bias))
         rows.append(f"{_integer(f'a token of {name}', token)}:{number}")
     return ",".join(rows)
 
@@ -92,24 +93,31 @@ def _logprobs(name: str, value: Any) -> int:
     return _integer(name, value)
 
 
+def _name(name: str, value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} is {value!r}; a str, or None for none, is needed")
+    return value or ""
+
+
 _RUN: dict[str, Callable[[str, Any], Value]] = {
     "max_new_tokens": _integer,
     "top_k": _integer,
-    "top_p": _number,
-    "temperature": _number,
-    "repeat_penalty": _number,
-    "frequency_penalty": _number,
-    "presence_penalty": _number,
+    "top_p": finite,
+    "temperature": finite,
+    "repeat_penalty": finite,
+    "frequency_penalty": finite,
+    "presence_penalty": finite,
     "mirostat": _integer,
-    "mirostat_tau": _number,
-    "mirostat_eta": _number,
-    "min_p": _number,
+    "mirostat_tau": finite,
+    "mirostat_eta": finite,
+    "min_p": finite,
     "logit_bias": _logit_bias,
     "stop": _stop,
     "logprobs": _logprobs,
     "seed": _seed,
     "skip_special_token": _flag,
     "ignore_eos": _flag,
+    "lora": _name,
 }
 _MODEL: dict[str, Callable[[str, Any], Value]] = {
     "max_context_len": _integer,

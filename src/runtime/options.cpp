@@ -60,12 +60,12 @@ std::vector<int64_t> counts(const std::string& name, const std::string& value) {
 }
 
 // "id:bias,id:bias"
-void set_logit_bias(RunSettings& settings, const Model& model, const std::string& name, const std::string& value) {
+void set_logit_bias(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value) {
   std::vector<LogitBias> rows;
   for (const std::string& part : parts(value, ',')) {
     const size_t colon = part.find(':');
     if (colon == part.npos) refuse(name, value, "id:bias,id:bias");
-    const int64_t id = integer(name, part.substr(0, colon), 0, int64_t(model.spec.vocab_size) - 1);
+    const int64_t id = integer(name, part.substr(0, colon), 0, int64_t(executor.model().spec.vocab_size) - 1);
     const std::string bias = part.substr(colon + 1);
     rows.push_back({int32_t(id), bias == "-inf" ? -INFINITY : number(name, bias)});
   }

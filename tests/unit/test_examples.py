@@ -9,15 +9,19 @@ from pathlib import Path
 
 import gguf
 import pytest
+from adapters import random_pairs, write_peft
 
 import rkllm_ext
 from rkllm_ext import _rkllm
 
 
 @pytest.mark.parametrize("name", ["", ".llm", ".stream", ".astream", ".options"])
-def test_examples_of_a_module(name: str, tiny_model: Path) -> None:
+def test_examples_of_a_module(name: str, tiny_model: Path, tmp_path: Path) -> None:
     module = importlib.import_module(f"rkllm_ext{name}")
-    names = {"model_path": tiny_model, "LLM": rkllm_ext.LLM, **vars(module)}
+    adapter = write_peft(tmp_path / "adapter", random_pairs({"model.layers.0.self_attn.q_proj": (64, 64)}, rank=4))
+    rkllm_ext.convert_lora(adapter, tiny_model.parent / "checkpoint", tmp_path / "a_lora.rkllm")
+    paths = {"model_path": tiny_model, "adapter_path": tmp_path / "a_lora.rkllm"}
+    names = {**paths, "LLM": rkllm_ext.LLM, **vars(module)}
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner()
     found = [test for test in finder.find(module, name, globs=names) if test.examples]
