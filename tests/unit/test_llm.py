@@ -368,9 +368,7 @@ def test_a_path_that_is_no_model_is_a_model_file_error(tmp_path: Path) -> None:
             LLM(path)
 
 
-def test_adapters_and_prompt_states_are_refused_until_the_library_has_them(llm: LLM, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="LoRA"):
-        llm.load_lora(tmp_path / "a.rkllm", "a")
+def test_prompt_states_are_refused_until_the_library_has_them(llm: LLM, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="prompt cache"):
         llm.load_prompt_cache(tmp_path / "a.bin")
     with pytest.raises(InvalidArgumentError, match="no prompt cache is loaded"):
