@@ -129,20 +129,24 @@ void Sampler::take_top_k(const float* logits, int32_t n, int32_t k) {
   if (n_ranked_) greatest_ = candidates_[0].logit;
 }
 
-// The candidate of a rank, 0 the most probable. Sorts as far as it is asked, since the stages rarely look far: to sort a
-// whole vocabulary takes as long as a layer.
-const Sampler::Candidate& Sampler::ranked(size_t rank) {
-  if (rank >= n_ranked_) {
-    const size_t end = std::min(candidates_.size(), std::max(2 * rank, size_t(64)));
-    std::partial_sort(candidates_.begin() + std::ptrdiff_t(n_ranked_), candidates_.begin() + std::ptrdiff_t(end),
-                      candidates_.end(), before);
-    n_ranked_ = end;
-  }
-  return candidates_[rank];
+// Put the first n candidates in order.
+void Sampler::rank(size_t n) {
+  if (n <= n_ranked_) return;
+  const auto begin = candidates_.begin() + std::ptrdiff_t(n_ranked_), end = candidates_.begin() + std::ptrdiff_t(n);
+  if (end == candidates_.end()) std::sort(begin, end, before);
+  else std::partial_sort(begin, end, candidates_.end(), before);
+  n_ranked_ = n;
+}
+
+// The candidate at a place of the order, 0 the most probable. Orders little more than is asked for, since the stages rarely
+// look far: to sort a whole vocabulary takes as long as a layer.
+const Sampler::Candidate& Sampler::ranked(size_t place) {
+  if (place >= n_ranked_) rank(std::min(candidates_.size(), std::max(16 * place, size_t(64))));
+  return candidates_[place];
 }
 
 void Sampler::keep(size_t n) {
-  ranked(n - 1);
+  rank(n);
   candidates_.resize(n);
   n_ranked_ = n;
 }
@@ -152,10 +156,10 @@ double Sampler::weight(const Candidate& candidate, double temperature) const {
   return exponential((double(candidate.logit) - double(greatest_)) / temperature);
 }
 
-// -log2 of the probability at the temperature of sampling, of candidates whose weights have this total.
-double Sampler::surprise(const Candidate& candidate, double total) const {
+// -log2 of the probability at the temperature of sampling, among candidates whose total weight has this logarithm.
+double Sampler::surprise(const Candidate& candidate, double log_total) const {
   const double log_weight = (double(candidate.logit) - double(greatest_)) / double(sampling_.temperature);
-  return (logarithm(total) - log_weight) / kLn2;
+  return (log_total - log_weight) / kLn2;
 }
 
 // Call it when no candidate is ranked or all are: only then their order, and with it the rounding, is the same everywhere.
@@ -209,9 +213,9 @@ void Sampler::keep_mirostat_1(int32_t n) {
 
 // Mirostat 2: those whose surprise is at most mu, the first in any case.
 void Sampler::keep_mirostat_2() {
-  const double total = total_weight(double(sampling_.temperature));
+  const double log_total = logarithm(total_weight(double(sampling_.temperature)));
   size_t n = 1;
-  while (n < candidates_.size() && surprise(ranked(n), total) <= mu_) n++;
+  while (n < candidates_.size() && surprise(ranked(n), log_total) <= mu_) n++;
   keep(n);
 }
 
@@ -229,7 +233,7 @@ int32_t Sampler::draw() {
     if (target < mass) break;
   }
   if (sampling_.mirostat)
-    mu_ -= double(sampling_.mirostat_eta) * (surprise(drawn, total) - double(sampling_.mirostat_tau));
+    mu_ -= double(sampling_.mirostat_eta) * (surprise(drawn, logarithm(total)) - double(sampling_.mirostat_tau));
   return drawn.id;
 }
 

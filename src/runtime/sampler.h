@@ -62,9 +62,10 @@ class Sampler {
 
   void take_all(const float* logits, int32_t n);
   void take_top_k(const float* logits, int32_t n, int32_t k);
-  const Candidate& ranked(size_t rank);
+  void rank(size_t n);
+  const Candidate& ranked(size_t place);
   double weight(const Candidate& candidate, double temperature) const;
-  double surprise(const Candidate& candidate, double total) const;
+  double surprise(const Candidate& candidate, double log_total) const;
   double total_weight(double temperature) const;
 
   void keep_top_p(double p);

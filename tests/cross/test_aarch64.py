@@ -72,19 +72,28 @@ def test_native_tests_pass(processor: str, name: str, build: Path) -> None:
     emulate(processor, build, build / "tests" / "native" / name)
 
 
-def compile_program(compiler: str, library: Path, repo: Path, out: Path) -> Path:
-    source = repo / "tests" / "cross" / "logits_program.c"
+def compile_program(name: str, compiler: str, library: Path, repo: Path, out: Path) -> Path:
+    source = repo / "tests" / "cross" / f"{name}.c"
     run(compiler, "-std=c99", f"-I{repo / 'include'}", source, library, f"-Wl,-rpath,{library.parent}", "-o", out)
     return out
 
 
 def test_logits_are_those_of_this_machine(build: Path, models: list[Path], repo: Path, tmp_path: Path) -> None:
     host_compiler = shutil.which("cc") or "gcc"
-    host = compile_program(host_compiler, Path(_rkllm.library_path()), repo, tmp_path / "host")
-    foreign = compile_program(PREFIX + "gcc", build / "librkllmrt.so", repo, tmp_path / "foreign")
+    host = compile_program("logits_program", host_compiler, Path(_rkllm.library_path()), repo, tmp_path / "host")
+    foreign = compile_program("logits_program", PREFIX + "gcc", build / "librkllmrt.so", repo, tmp_path / "foreign")
     expected = [line.split()[1:] for line in run(host, *models).splitlines()]
     assert len(expected) == len(models)
     for processor, isa in PROCESSORS.items():
         lines = [line.split() for line in emulate(processor, build, foreign, *models).splitlines()]
         assert {line[0] for line in lines} == {isa}
         assert [line[1:] for line in lines] == expected, processor
+
+
+def test_sampled_tokens_are_those_of_this_machine(build: Path, repo: Path, tmp_path: Path) -> None:
+    name, host_compiler = "sampling_program", shutil.which("cc") or "gcc"
+    host = compile_program(name, host_compiler, Path(_rkllm.library_path()), repo, tmp_path / "host")
+    foreign = compile_program(name, PREFIX + "gcc", build / "librkllmrt.so", repo, tmp_path / "foreign")
+    expected = run(host)
+    assert len(expected.split()) == 72 * (40 + 20 + 1)
+    assert emulate("cortex-a76", build, foreign) == expected

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options of a run through the C interface: stop strings, log-probabilities, mirostat, min-p and logit bias.
 #include <algorithm>
+#include <atomic>
 
 #include "recorded_run.h"
 
@@ -130,6 +131,25 @@ void log_probabilities_are_there_inside_the_callback_of_a_token_only() {
   for (size_t i = 0; i < own_only.chosen.size(); i++) CHECK(own_only.chosen[i] <= 0.0f && own_only.ids[i].empty());
 }
 
+// Whoever asks from another thread gets the log-probabilities of one token or a refusal, nothing in between.
+void log_probabilities_may_be_asked_for_by_any_thread() {
+  OpenModel model(200);
+  model.set("logprobs", "4");
+  std::atomic<bool> ended{false};
+  std::thread other([&] {
+    while (!ended) {
+      float own = 1.0f, values[4] = {};
+      size_t count = 0;
+      if (rkllm_ext_token_logprobs(model.handle, &own, nullptr, values, 4, &count) != 0) continue;
+      CHECK(count == 4 && own == values[0]);  // the run is greedy
+    }
+  });
+  Record sampled;
+  CHECK(run(model.handle, sampled) == 0 && sampled.tokens().size() == 200);
+  ended = true;
+  other.join();
+}
+
 std::vector<int32_t> tokens_of(LLMHandle handle) {
   Record record_;
   CHECK(run(handle, record_) == 0 && record_.ended_with(RKLLM_RUN_FINISH));
@@ -217,6 +237,7 @@ int main() {
   text_that_is_held_back_comes_when_the_run_ends_otherwise();
   log_probabilities_are_those_of_the_models_own_logits();
   log_probabilities_are_there_inside_the_callback_of_a_token_only();
+  log_probabilities_may_be_asked_for_by_any_thread();
   mirostat_is_set_by_the_vendors_parameters_as_by_the_options();
   a_bias_forces_and_forbids_tokens();
   a_min_p_of_one_is_greedy();

@@ -2,6 +2,7 @@
 // Sampling: each stage against what it promises, and draws against their distribution.
 #include "sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -95,6 +96,37 @@ void reproducible() {
   CHECK(differs);
 }
 
+// Settings may change while random numbers go on; mirostat's state goes with its target.
+void changed_settings() {
+  std::vector<float> logits(50);
+  const auto next = [&](Sampler& sampler) {
+    std::vector<float> copy = logits;
+    return sampler.sample(copy.data(), 50, {});
+  };
+  for (size_t i = 0; i < 50; i++) logits[i] = -0.1f * float(i);
+  Sampling steered = plain();
+  steered.mirostat = 2;
+  steered.mirostat_tau = 2.0f;
+  Sampler changed(plain(), 5), same(plain(), 5);
+  for (int i = 0; i < 20; i++) CHECK(next(changed) == next(same));
+  Sampler fresh = changed;
+  changed.set(steered);
+  for (int i = 0; i < 20; i++) next(changed);
+  Sampler kept = changed, again = changed;
+  again.set(steered);  // nothing changes
+  for (int i = 0; i < 20; i++) CHECK(next(kept) == next(again));
+  // A changed target starts at twice the target: wide open, so the worst tokens come again.
+  steered.mirostat_tau = 50.0f;
+  steered.mirostat_eta = 0.0f;
+  changed.set(steered);
+  int32_t worst = 0;
+  for (int i = 0; i < 500; i++) worst = std::max(worst, next(changed));
+  CHECK(worst > 40);
+  fresh.set(steered);
+  fresh.set(plain());
+  for (int i = 0; i < 20; i++) CHECK(next(fresh) == next(same));
+}
+
 void refusals() {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   CHECK(check::contains(check::sentence_of([&] { draw(plain(), {nan, nan}, {}); }), "no finite logit"));
@@ -114,6 +146,7 @@ int main() {
   penalties();
   draws();
   reproducible();
+  changed_settings();
   refusals();
   return check::result();
 }
