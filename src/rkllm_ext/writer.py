@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import secrets
 import shutil
@@ -20,7 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from . import _rkllm
-from .errors import InvalidArgumentError, ModelFileError
+from .errors import InvalidArgumentError, ModelFileError, RKLLMError
+from .journal import Journal, Piece
 
 ALIGNMENT = 64
 Key = tuple[str, str, Any]  # name, type ("u32", "f32", "string", "bool", ... or "[u32]" for an array), value
@@ -69,8 +71,8 @@ class Entry:
 class ModelWriter:
     """A file being written: a context manager.
 
-    It is written under a temporary name beside `path` and renamed at the end, so that `path` is either what it was
-    before or the whole new file. Used by one thread.
+    It is written under another name beside `path` and renamed at the end, so that `path` is either what it was before
+    or the whole new file. Used by one thread.
 
     Parameters
     ----------
@@ -80,21 +82,34 @@ class ModelWriter:
         The key/values, without those that follow from the tensors (``general.alignment``, ``rkllm.tensor.*``).
     entries
         The tensors, in the order in which `write` will get them.
+    resume
+        What the tensors' bytes depend on beside the keys. A file that was interrupted is then kept (`journal`), and a
+        writer of the same keys, entries and `resume` goes on where it ended. None: nothing is kept.
+
+    Attributes
+    ----------
+    kept : list
+        The facts that `write` was given for the tensors which an earlier writer has written; `write` expects the next.
 
     Raises
     ------
     InvalidArgumentError
-        `path` cannot be written to: it is a folder, or its folder is missing.
+        `path` cannot be written to: it is a folder, its folder is missing, or another process is writing it.
     ModelFileError
         Writing failed, for example because the disk is full. Nothing is left behind.
     """
 
-    def __init__(self, path: str | os.PathLike[str], keys: Iterable[Key], entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], keys: Iterable[Key], entries: Sequence[Entry], resume: str | None = None
+    ) -> None:
         self.path = check_target(path)
+        self.kept: list[dict[str, Any]] = []
         self._entries = list(entries)
         self._header, self._offsets = _header(list(keys), self._entries)
         self._sums: list[int] = []
-        self._temporary = _temporary(self.path)
+        self._journal = None if resume is None else Journal(self.path)
+        self._identity = f"{resume} {_rkllm.checksum(self._header):016x}"
+        self._temporary = self._journal.partial if self._journal else _temporary(self.path)
         self._fd = -1
 
     @property
@@ -104,30 +119,39 @@ class ModelWriter:
 
     def __enter__(self) -> ModelWriter:
         try:
-            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            pieces = self._journal.open(self._identity) if self._journal else []
+            exclusive = 0 if self._journal else os.O_EXCL
+            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | exclusive | os.O_CLOEXEC, 0o666)
+            self._take_up(pieces)
             self._reserve()
             self._put(self._header, 0)
+        except InvalidArgumentError:  # another process has the file
+            raise
         except BaseException as error:
             self._discard()
             raise self._told(error) from error
         return self
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write the next tensor's bytes."""
+    def write(self, data: bytes | bytearray | memoryview, facts: dict[str, Any] | None = None) -> None:
+        """Write the next tensor's bytes. `facts`, ready for JSON, are what `kept` tells a writer that goes on."""
         entry = self._entries[len(self._sums)]
         if len(data) != entry.n_bytes:
             raise InvalidArgumentError(f"{entry.name}: {len(data)} bytes were given, {entry.n_bytes} are needed")
         try:
             self._put(data, len(self._header) + self._offsets[len(self._sums)])
+            self._sums.append(_rkllm.checksum(data))
+            if self._journal:
+                self._journal.add((self._sums[-1], facts or {}))
         except OSError as error:
             raise self._told(error) from error
-        self._sums.append(_rkllm.checksum(data))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self._discard()
+            # What this package refuses, it would refuse again; anything else may go well the next time.
+            hopeless = isinstance(error, RKLLMError) and not isinstance(error, MemoryError)
+            self._discard() if hopeless or not self._sums else self._let_go()
             return
         try:
             self._finish()
@@ -135,15 +159,34 @@ class ModelWriter:
             self._discard()
             raise self._told(failure) from failure
 
+    def _take_up(self, pieces: Sequence[Piece]) -> None:
+        """Find out which tensors are in the file already; without any, empty it."""
+        if pieces and os.fstat(self._fd).st_size == self.n_bytes:
+            with mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as whole:
+                for (checksum, facts), entry, offset in zip(pieces, self._entries, self._offsets):
+                    start = len(self._header) + offset
+                    with whole[start : start + entry.n_bytes] as data:
+                        if _rkllm.checksum(data) != checksum:
+                            break
+                    self._sums.append(checksum)
+                    self.kept.append(facts)
+        if not self._sums:
+            os.ftruncate(self._fd, 0)
+        for piece in zip(self._sums, self.kept):
+            assert self._journal is not None
+            self._journal.add(piece)
+
     def _finish(self) -> None:
         if len(self._sums) != len(self._entries):
             raise InvalidArgumentError(f"{len(self._sums)} of {len(self._entries)} tensors were written")
         sums = [*self._sums, _rkllm.checksum(self._header)]
         self._put(struct.pack(f"<{len(sums)}Q", *sums), len(self._header) + self._offsets[-1])
         os.fsync(self._fd)
+        os.replace(self._temporary, self.path)
         os.close(self._fd)
         self._fd = -1
-        os.replace(self._temporary, self.path)
+        if self._journal:
+            self._journal.remove()
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -166,12 +209,23 @@ class ModelWriter:
             written = os.pwrite(self._fd, rest[: 1 << 30], position)
             rest, position = rest[written:], position + written
 
+    def _let_go(self) -> None:
+        """Keep what was written, if there is a journal that says what it is."""
+        if not self._journal:
+            self._discard()
+            return
+        os.close(self._fd)
+        self._fd = -1
+        self._journal.close()
+
     def _discard(self) -> None:
-        if self._fd >= 0:
+        if self._fd >= 0:  # else the file is not ours
             os.close(self._fd)
             self._fd = -1
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+        if self._journal:
+            self._journal.remove()
 
     def _told(self, error: BaseException) -> BaseException:
         if not isinstance(error, OSError):
