@@ -6,13 +6,11 @@ One tensor is in memory at a time, so the peak does not grow with the number of 
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .errors import ModelFileError
 from .progress import Progress, Report
@@ -22,9 +20,6 @@ from .quant.quantizer import Facts
 from .quant.recipe import FileName, Recipe
 from .source_model import open_model
 from .writer import Entry, ModelWriter, check_target
-
-if TYPE_CHECKING:
-    from ._rkllm import Format
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,7 @@ class ConversionReport:
     file_bytes: int
     lossless_matrices: int  # whose 4-bit codes and scales are the source's own
     seconds: float
+    recipe: Recipe
     tensors: list[Facts] = field(default_factory=list, repr=False)  # name, format, rows, cols, bytes, what is known
 
 
@@ -57,6 +53,7 @@ def convert(
     npu_cores: int | None = None,
     head_format: str | None = None,
     measure: bool = False,
+    resume: bool = False,
     progress: Report = None,
 ) -> ConversionReport:
     """Convert a model to a ``.rkllm`` file. The same source and arguments give the same bytes.
@@ -79,6 +76,9 @@ def convert(
         The format of the embedding and the output matrix; None: see `quant.plan.plan`.
     measure
         Find out the error of each packed tensor, for `ConversionReport.tensors`; takes a little longer.
+    resume
+        Keep what was done when the conversion is interrupted (Ctrl-C, a killed process), beside `out`, and go on from
+        there when source and arguments are the same. The bytes are those of a conversion that was not interrupted.
     progress
         True: a bar on stderr. A function is called with (done, total) bytes of work.
 
@@ -111,18 +111,19 @@ def convert(
         )
         with model.naming():
             formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure))
-            entries = [_entry(name, each.shape, formats[name]) for name, each in model.tensors.items()]
+            entries = [Entry.of(name, each.shape, formats[name]) for name, each in model.tensors.items()]
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
-        rows: list[Facts] = []
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
             fingerprint = model.checkpoint.fingerprint(done.add)
             keys = model.keys(fingerprint, format=quantized_dtype, algorithm=algorithm, platform=platform)
-            with ModelWriter(target, keys, entries) as file:
-                for entry in entries:
+            with ModelWriter(target, keys, entries, recipe.identity() if resume else None) as file:
+                rows = list(file.kept)
+                done.add(sum(entry.n_bytes for entry in entries[: len(rows)]))
+                for entry in entries[len(rows) :]:
                     with model.naming():
                         data, facts = quantizer.pack(model.tensor(entry.name))
-                    file.write(data)
                     rows.append({**_row(entry), **facts})
+                    file.write(data, rows[-1])
                     done.add(entry.n_bytes)
     return ConversionReport(
         path=target,
@@ -134,6 +135,7 @@ def convert(
         file_bytes=file.n_bytes,
         lossless_matrices=sum(bool(row.get("lossless")) for row in rows),
         seconds=time.monotonic() - started,
+        recipe=recipe,
         tensors=rows,
     )
 
@@ -143,10 +145,6 @@ def _write_float_copy(source: str | os.PathLike[str], path: Path) -> None:
         convert(source, path, "fp16")
     except ModelFileError:  # weights beyond fp16 are the one failure that another format may not have
         convert(source, path, "fp32")
-
-
-def _entry(name: str, shape: tuple[int, ...], format: Format | None) -> Entry:
-    return Entry(name, "", 1, math.prod(shape)) if format is None else Entry(name, format.name, *shape)
 
 
 def _row(entry: Entry) -> Facts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import secrets
@@ -18,11 +19,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _rkllm
 from .errors import InvalidArgumentError, ModelFileError, RKLLMError
 from .journal import Journal, Piece
+
+if TYPE_CHECKING:
+    from ._rkllm import Format
 
 ALIGNMENT = 64
 Key = tuple[str, str, Any]  # name, type ("u32", "f32", "string", "bool", ... or "[u32]" for an array), value
@@ -54,6 +58,11 @@ class Entry:
     format: str
     rows: int
     cols: int
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], format: Format | None) -> Entry:
+        """Return the entry of a tensor; without a format it is plain."""
+        return cls(name, "", 1, math.prod(shape)) if format is None else cls(name, format.name, *shape)
 
     @property
     def type(self) -> str:
@@ -115,7 +124,7 @@ class ModelWriter:
     @property
     def n_bytes(self) -> int:
         """Size of the whole file, bytes."""
-        return len(self._header) + self._offsets[-1] + 8 * (len(self._entries) + 1)
+        return _size(self._header, self._offsets)
 
     def __enter__(self) -> ModelWriter:
         try:
@@ -250,6 +259,11 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def file_bytes(keys: Iterable[Key], entries: Sequence[Entry]) -> int:
+    """Return the size of the file that a writer of these keys and tensors makes."""
+    return _size(*_header(list(keys), list(entries)))
+
+
 def put_file(file: Path, target: Path) -> None:
     """Put a file at `target`, too: as a second name of it where the file system allows that, else as a copy.
 
@@ -301,6 +315,10 @@ def _header(keys: list[Key], entries: list[Entry]) -> tuple[bytes, list[int]]:
         offsets.append(offset)
         offset += -(-n_bytes // ALIGNMENT) * ALIGNMENT
     return bytes(out) + bytes(-len(out) % ALIGNMENT), offsets
+
+
+def _size(header: bytes, offsets: Sequence[int]) -> int:
+    return len(header) + offsets[-1] + 8 * len(offsets)  # the checksums are last: one for each tensor and the header
 
 
 def _packed_key(key: Key) -> bytes:

@@ -28,6 +28,8 @@ PYTHON = {
     "lora": "errors _rkllm arch metadata progress quant readers writer",
     "source_model": "errors arch metadata readers writer",
     "convert": "errors _rkllm arch chat metadata progress quant readers source_model tokenizer writer",
+    "estimate": "_rkllm quant source_model writer",
+    "report": "convert",
     "options": "errors",
     "results": "",
     "stream": "_rkllm results",

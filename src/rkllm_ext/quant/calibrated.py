@@ -101,6 +101,9 @@ class Changed:
     def floats(self) -> Float32:
         return self._values
 
+    def stored(self) -> Float32:
+        return self._values
+
     def q4_0(self) -> None:
         return None
 

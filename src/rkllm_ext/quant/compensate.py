@@ -136,9 +136,7 @@ def _rounded(values: Float32, scale: Float32, format: Format) -> Float32:
     return codes
 
 
-def _sweep(
-    weights: Float32, codes: Float32, scales: Float32, h: Float32, format: Format
-) -> tuple[Float32, Float32]:
+def _sweep(weights: Float32, codes: Float32, scales: Float32, h: Float32, format: Format) -> tuple[Float32, Float32]:
     """Revisit each code and each scale once; H (W - Q)^T is carried along."""
     rows, cols = weights.shape
     group = cols // scales.shape[1]

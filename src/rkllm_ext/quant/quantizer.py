@@ -38,7 +38,10 @@ class Weights(Protocol):
 
 
 class Quantizer(Protocol):
-    """What an algorithm offers to a conversion, which calls it once for each tensor, in file order."""
+    """What an algorithm offers to a conversion, which calls it for the tensors in file order.
+
+    The result may not depend on earlier calls: a conversion that goes on after an interruption leaves them out.
+    """
 
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         """Return the bytes of a tensor in the file, and facts about it: ``{"sqnr_db": 31.2}``."""
