@@ -203,11 +203,18 @@ RKLLM_API int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int
  * NULL when there are none (an empty session, or after truncate). */
 RKLLM_API const float* rkllm_ext_session_logits(RKLLMExtSession* session);
 
+/* The same, held: they stay as they are, and are not copied, until rkllm_ext_logits_release, also behind later calls and the
+ * session's end. NULL when there are none or another thread uses the session. */
+typedef struct RKLLMExtLogits RKLLMExtLogits;
+RKLLM_API const float* rkllm_ext_session_hold_logits(RKLLMExtSession* session, RKLLMExtLogits** hold);
+RKLLM_API void rkllm_ext_logits_release(RKLLMExtLogits* hold);
+
 /* Choose a token from the logits by the session's sampling options; mask as for rkllm_ext_set_mask, or NULL. The token is not
  * appended. The session's own tokens are the history that penalties look at. */
 RKLLM_API int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token);
 
-/* Set a sampling option (and seed, lora) of this session, as rkllm_ext_set_option. A seed restarts the random numbers. */
+/* Set a sampling option (and seed, lora, add_bos, image_tokens) of this session, as rkllm_ext_set_option. A seed restarts the
+ * random numbers. */
 RKLLM_API int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value);
 
 /* Keep the first n positions. */
@@ -289,6 +296,10 @@ RKLLM_API int rkllm_ext_detokenize(const RKLLMExtTokenizer* tokenizer, const int
 /* Return the number of ids, and the id of a token's text (-1: none). */
 RKLLM_API int32_t rkllm_ext_vocab_size(const RKLLMExtTokenizer* tokenizer);
 RKLLM_API int32_t rkllm_ext_token_id(const RKLLMExtTokenizer* tokenizer, const char* text);
+
+/* Return the n_bytes bytes that a token stands for, not NUL-terminated, valid as long as the tokenizer; of a special token
+ * (special becomes 1) its text. NULL when there is no such id. */
+RKLLM_API const char* rkllm_ext_token_bytes(const RKLLMExtTokenizer* tokenizer, int32_t id, size_t* n_bytes, int* special);
 
 /* ---- packing weights -------------------------------------------------------------------------------------------- */
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rkllm_ext import errors
-    from rkllm_ext._rkllm import Piece, Tokenizer
+    from rkllm_ext._rkllm import Multimodal, Piece, Tokenizer
     from rkllm_ext.convert import convert
     from rkllm_ext.errors import (
         AbortedError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rkllm_ext.llm import LLM
     from rkllm_ext.lora import convert_lora
     from rkllm_ext.results import Generation, Info, Perf
+    from rkllm_ext.session import Session, step_together
     from rkllm_ext.stream import Stream
 
     __version__: str
@@ -43,10 +44,12 @@ __all__ = [
     "Info",
     "InvalidArgumentError",
     "ModelFileError",
+    "Multimodal",
     "OutOfMemoryError",
     "Perf",
     "Piece",
     "RKLLMError",
+    "Session",
     "Stream",
     "Tokenizer",
     "UnsupportedModelError",
@@ -56,15 +59,19 @@ __all__ = [
     "errors",
     "get_include",
     "library_path",
+    "step_together",
 ]
 
 _MODULES = {
     "LLM": "llm",
     "Generation": "results",
     "Info": "results",
+    "Multimodal": "_rkllm",
     "Perf": "results",
     "Piece": "_rkllm",
+    "Session": "session",
     "Stream": "stream",
+    "step_together": "session",
     "Tokenizer": "_rkllm",
     "convert": "convert",
     "convert_lora": "lora",

@@ -26,6 +26,10 @@ cdef dict FIRST_OPTIONS = {
     "stop": "",
     "logprobs": -1,
     "lora": "",
+    "n_keep": -1,
+    "draft": 0,
+    "reuse_prefix": False,
+    "image_tokens": "",
 }
 
 _open_handles = weakref.WeakSet()
@@ -60,13 +64,14 @@ cdef class BaseHandle:
         cdef bytes encoded = path_bytes(path)
         cdef LLMHandle opened = NULL
         cdef RKLLMExtInfo info
+        cdef list texts = []
         cdef int code
         if self.llm != NULL or self.closing:
             raise InvalidArgumentError("the model is loaded already")
         if library_is_newer():
             raise UnsupportedModelError(
                 f"{library_path()} is of SDK 1.2.0 or later; this module speaks the interface of 1.1.0 - 1.1.4")
-        fill_param(&param, settings)
+        fill_param(&param, settings, texts)
         param.model_path = encoded
         with nogil:
             code = rkllm_init(&opened, &param, queue_callback)
@@ -157,6 +162,9 @@ cdef class BaseHandle:
             "seed": perf.seed,
             "input_address": None if perf.input_address == NULL else <size_t>perf.input_address,
             "peak_memory_mb": perf.peak_memory_mb,
+            "reused_tokens": perf.reused_tokens,
+            "drafted_tokens": perf.drafted_tokens,
+            "accepted_tokens": perf.accepted_tokens,
         }
 
     cdef int settle(self) except -1:
@@ -207,7 +215,7 @@ cdef class BaseHandle:
             if options.get("lora") and not is_extended():
                 choose_adapter(job, name_bytes(options["lora"], "lora"))
                 options = {**options, "lora": ""}
-            self.apply(options)
+            self.apply({**options, "image_tokens": job.image_tokens})
             llm = self.llm
             self.active = job  # from here on the handle is busy for other threads
             queue_retain(job.q)  # the producer's reference, which the end of the run gives back
@@ -296,7 +304,7 @@ cdef class BaseHandle:
         try:
             job = job_for(given, self.dim)
             self.settle()
-            self.apply(options)
+            self.apply({**options, "image_tokens": job.image_tokens})
             llm = self.llm
             with nogil:
                 code = compute(llm, &job.given, NULL, 0, &n)
@@ -308,6 +316,27 @@ cdef class BaseHandle:
                 code = compute(llm, &job.given, <float*>out.view.buf, capacity, &n)
             check(code, llm, call)
             return array
+        finally:
+            self.leave()
+
+    def open_session(self, session_class, options, once):
+        """Open a session, of a class derived from `BaseSession`. The model need not be idle. `options` are those that every
+        choice begins with, `once` is set at the beginning."""
+        cdef RKLLMExtSession* opened = NULL
+        cdef LLMHandle llm
+        cdef BaseSession session
+        cdef int code
+        need(<void*>ext_session_open, "session()")
+        facts = self.info()
+        self.enter()
+        try:
+            llm = self.llm
+            with nogil:
+                code = ext_session_open(llm, &opened)
+            check(code, llm, "rkllm_ext_session_open")
+            session = new_session(session_class, opened, self.path, facts["vocab_size"], facts["dim"], dict(options), {})
+            session.apply({**options, **once, "image_tokens": "", "add_bos": "auto"})
+            return session
         finally:
             self.leave()
 

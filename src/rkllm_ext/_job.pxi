@@ -11,6 +11,7 @@ cdef class Job:
     cdef bytes lora_name
     cdef Buffer buffer
     cdef bytes prompt
+    cdef str image_tokens  # the option of this name
     cdef bint abandoned  # nobody reads it any more
     cdef bint aborted
     cdef bint retired    # the library is idle again, perf and error are taken
@@ -52,8 +53,35 @@ cdef Buffer hold_input(object given):
             check_array(buffer, "the input", "int32", 1)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(
-            f"{error}; an input is a str, int32 [n] token ids or float32 [n, dim] embeddings") from None
+            f"{error}; an input is a str, int32 [n] token ids, float32 [n, dim] embeddings or a Multimodal") from None
     return buffer
+
+
+cdef bytes prompt_bytes(str text):
+    cdef bytes encoded = name_bytes(text, "the prompt")
+    if not encoded:
+        raise InvalidArgumentError("the prompt is empty; at least one character is needed")
+    return encoded
+
+
+cdef int check_rows(size_t given, int dim) except -1:
+    if dim and given != <size_t>dim:
+        raise InvalidArgumentError(f"the embeddings have rows of {given}; the model's dimension is {dim}")
+    return 0
+
+
+cdef int fill_multimodal(Job job, Multimodal given, int dim) except -1:
+    if given.prompt is None:
+        raise InvalidArgumentError("the Multimodal has no prompt; call its __init__")
+    check_rows(given.dim, dim)
+    job.prompt = prompt_bytes(given.prompt)
+    job.image_tokens = given.image_tokens
+    job.buffer = given.buffer
+    job.given.input_type = RKLLM_INPUT_MULTIMODAL
+    job.given.multimodal_input.prompt = job.prompt
+    job.given.multimodal_input.image_embed = <float*>given.buffer.view.buf
+    job.given.multimodal_input.n_image_tokens = given.rows
+    return 0
 
 
 cdef Job job_for(object given, int dim):
@@ -62,10 +90,12 @@ cdef Job job_for(object given, int dim):
     memset(&job.given, 0, sizeof(RKLLMInput))
     memset(&job.params, 0, sizeof(RKLLMInferParam))
     job.params.mode = RKLLM_INFER_GENERATE
+    job.image_tokens = ""
+    if isinstance(given, Multimodal):
+        fill_multimodal(job, given, dim)
+        return job
     if isinstance(given, str):
-        job.prompt = name_bytes(given, "the prompt")
-        if not job.prompt:
-            raise InvalidArgumentError("the prompt is empty; at least one character is needed")
+        job.prompt = prompt_bytes(given)
         job.given.input_type = RKLLM_INPUT_PROMPT
         job.given.prompt_input = job.prompt
         return job
@@ -75,17 +105,17 @@ cdef Job job_for(object given, int dim):
         job.given.token_input.input_ids = <int32_t*>job.buffer.view.buf
         job.given.token_input.n_tokens = job.buffer.view.shape[0]
         return job
-    if dim and job.buffer.view.shape[1] != dim:
-        raise InvalidArgumentError(
-            f"the embeddings have rows of {job.buffer.view.shape[1]}; the model's dimension is {dim}")
+    check_rows(job.buffer.view.shape[1], dim)
     job.given.input_type = RKLLM_INPUT_EMBED
     job.given.embed_input.embed = <float*>job.buffer.view.buf
     job.given.embed_input.n_tokens = job.buffer.view.shape[0]
     return job
 
 
-cdef int fill_param(RKLLMParam* param, dict settings) except -1:
-    # The settings of LLM(...) that are fields of RKLLMParam.
+cdef int fill_param(RKLLMParam* param, dict settings, list texts) except -1:
+    # The settings of LLM(...) that are fields of RKLLMParam. `texts` keeps those that are texts.
+    texts += [name_bytes(settings.get(name, ""), name) for name in ("img_start", "img_end", "img_content")]
+    param.img_start, param.img_end, param.img_content = texts[0], texts[1], texts[2]
     param.max_context_len = settings.get("max_context_len", param.max_context_len)
     param.max_new_tokens = settings.get("max_new_tokens", param.max_new_tokens)
     param.top_k = settings.get("top_k", param.top_k)

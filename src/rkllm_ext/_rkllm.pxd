@@ -16,6 +16,7 @@ cdef extern from "_library.h" nogil:
         RKLLM_INPUT_PROMPT
         RKLLM_INPUT_TOKEN
         RKLLM_INPUT_EMBED
+        RKLLM_INPUT_MULTIMODAL
 
     ctypedef enum RKLLMInferMode:
         RKLLM_INFER_GENERATE
@@ -52,11 +53,17 @@ cdef extern from "_library.h" nogil:
         int32_t* input_ids
         size_t n_tokens
 
+    ctypedef struct RKLLMMultiModelInput:
+        char* prompt
+        float* image_embed
+        size_t n_image_tokens
+
     ctypedef struct RKLLMInput:
         RKLLMInputType input_type
         const char* prompt_input
         RKLLMEmbedInput embed_input
         RKLLMTokenInput token_input
+        RKLLMMultiModelInput multimodal_input
 
     ctypedef struct RKLLMLoraParam:
         const char* lora_adapter_name
@@ -133,6 +140,9 @@ cdef extern from "_library.h" nogil:
         uint64_t seed
         const void* input_address
         double peak_memory_mb
+        int32_t reused_tokens
+        int32_t drafted_tokens
+        int32_t accepted_tokens
 
     ctypedef enum RKLLMExtFinish:
         RKLLM_EXT_FINISH_STOP
@@ -143,6 +153,15 @@ cdef extern from "_library.h" nogil:
 
     ctypedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride,
                                  void* userdata)
+
+    ctypedef struct RKLLMExtSession:
+        pass
+
+    ctypedef struct RKLLMExtLogits:
+        pass
+
+    int RKLLM_EXT_WHOLE
+
     ctypedef struct RKLLMExtTokenizer:
         pass
 
@@ -187,6 +206,24 @@ cdef extern from "_library.h" nogil:
     int ext_set_tap "library.rkllm_ext_set_tap"(LLMHandle handle, RKLLMExtTap function, void* userdata)
     int ext_hidden_states "library.rkllm_ext_hidden_states"(LLMHandle handle, const RKLLMInput* given, float* out,
                                                             size_t capacity, size_t* n_tokens)
+    int ext_session_open "library.rkllm_ext_session_open"(LLMHandle handle, RKLLMExtSession** session)
+    void ext_session_close "library.rkllm_ext_session_close"(RKLLMExtSession* session)
+    int ext_session_prefill "library.rkllm_ext_session_prefill"(RKLLMExtSession* session, const RKLLMInput* given,
+                                                                int flags, size_t* computed)
+    int ext_session_step "library.rkllm_ext_session_step"(RKLLMExtSession** sessions, const int32_t* tokens, size_t n)
+    const float* ext_session_logits "library.rkllm_ext_session_logits"(RKLLMExtSession* session)
+    const float* ext_session_hold_logits "library.rkllm_ext_session_hold_logits"(RKLLMExtSession* session,
+                                                                                 RKLLMExtLogits** hold)
+    void ext_logits_release "library.rkllm_ext_logits_release"(RKLLMExtLogits* hold)
+    int ext_session_sample "library.rkllm_ext_session_sample"(RKLLMExtSession* session, const uint32_t* mask,
+                                                              int32_t* token)
+    int ext_session_set_option "library.rkllm_ext_session_set_option"(RKLLMExtSession* session, const char* name,
+                                                                      const char* value)
+    int ext_session_truncate "library.rkllm_ext_session_truncate"(RKLLMExtSession* session, size_t n)
+    int ext_session_fork "library.rkllm_ext_session_fork"(RKLLMExtSession* session, RKLLMExtSession** fork)
+    int ext_session_tokens "library.rkllm_ext_session_tokens"(RKLLMExtSession* session, int32_t* out, size_t capacity,
+                                                              size_t* count)
+    int ext_session_abort "library.rkllm_ext_session_abort"(RKLLMExtSession* session)
     int ext_tokenizer_open "library.rkllm_ext_tokenizer_open"(const char* path, RKLLMExtTokenizer** tokenizer)
     void ext_tokenizer_close "library.rkllm_ext_tokenizer_close"(RKLLMExtTokenizer* tokenizer)
     RKLLMExtTokenizer* ext_tokenizer "library.rkllm_ext_tokenizer"(LLMHandle handle)

@@ -3,7 +3,7 @@
 """The binding: Python on top of include/rkllm.h and include/rkllm_ext.h, and on nothing else of the library.
 
 Each part has one noun: the library and its errors, buffers, packing, GGUF files, tokenizers, the callback queue, a model's
-handle, a stream of pieces. numpy is imported only where an array is returned; inputs are any object with the buffer
+handle, a session, a stream of pieces. numpy is imported only where an array is returned; inputs are any object with the buffer
 protocol.
 """
 
@@ -28,7 +28,9 @@ include "_buffer.pxi"
 include "_packing.pxi"
 include "_gguf.pxi"
 include "_tokenizer.pxi"
+include "_multimodal.pxi"
 include "_job.pxi"
 include "_tap.pxi"
+include "_session.pxi"
 include "_handle.pxi"
 include "_stream.pxi"

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
-from ._rkllm import GGUFFile, Handle, Piece, is_extended
+from ._rkllm import GGUFFile, Handle, Multimodal, Piece, is_extended
 from .errors import InvalidArgumentError, UnsupportedModelError
-from .options import Value, checked, checked_overrides, finite
+from .options import Value, checked, checked_overrides, checked_sampling, finite, sampling_of
 from .results import Generation, Info, Perf
+from .session import Session
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from .astream import AsyncStream
     from .chat import ChatTemplate
 
-    Input = Union[str, Array]
+    Input = Union[str, Array, Multimodal]
+    Images = Union[Array, Sequence[Array]]
 
 __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
 
@@ -69,6 +71,18 @@ class LLM:
         0 ... 2^64 - 1; the same seed gives the same answer. None: a new one for each run.
     n_threads : int, optional
         None: the library's default, the cores of the machine.
+    n_keep : int
+        What a full context does. -1: the run ends. n >= 0: the first n tokens stay, the older half of the others is
+        dropped, and the run goes on in the state of a prompt of the tokens that are left.
+    draft : int
+        Tokens to guess ahead from earlier text (prompt lookup), 0 ... 16. Changes the speed, never the answer.
+    reuse_prefix : bool
+        A run keeps what its input has in common with the run before, from the first token on, and computes only the
+        rest. Changes the speed, never the answer.
+    kv_type : {"f16", "f32", "int8"}, optional
+        How keys and values are kept. None: f16; f32 for `fp32` models.
+    img_start, img_end, img_content : str
+        What the model expects before and behind the embeddings of an image, and in their place; see `Multimodal`.
 
     Raises
     ------
@@ -110,6 +124,13 @@ class LLM:
         skip_special_token: bool = True,
         seed: int | None = None,
         n_threads: int | None = None,
+        n_keep: int = -1,
+        draft: int = 0,
+        reuse_prefix: bool = True,
+        kv_type: str | None = None,
+        img_start: str = "",
+        img_end: str = "",
+        img_content: str = "",
     ) -> None:
         self._chat: tuple[ChatTemplate, str] | None = None
         settings = {
@@ -128,6 +149,9 @@ class LLM:
         fixed = {
             # 0: the library's own rule for None; another library has no such rule
             "max_context_len": (0 if is_extended() else 4096) if max_context_len is None else max_context_len,
+            "img_start": img_start,
+            "img_end": img_end,
+            "img_content": img_content,
         }
         extended = {
             "min_p": min_p,
@@ -137,14 +161,17 @@ class LLM:
             "seed": seed,
             "ignore_eos": False,
             "lora": None,
+            "n_keep": n_keep,
+            "draft": draft,
+            "reuse_prefix": reuse_prefix and is_extended(),
         }
         # What a run may override; every run sets these again, so that an override lasts for one run.
         self._defaults: dict[str, Value] = checked({**settings, **extended})
-        threads = checked({} if n_threads is None else {"n_threads": n_threads})
+        once = checked({k: v for k, v in (("n_threads", n_threads), ("kv_type", kv_type)) if v is not None})
         self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
         self._handle = Handle(path, **checked({**settings, **fixed}))
         try:
-            self._handle.set_options(threads)
+            self._handle.set_options({**once, **self._defaults})
         except BaseException:
             self._handle.close()
             raise
@@ -156,14 +183,15 @@ class LLM:
 
         Parameters
         ----------
-        x : str, int32 [n] or float32 [n, dim]
-            Text, in which special tokens are parsed as such; or token ids; or input embeddings. Arrays are any
-            C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie, without a copy, and must
-            not change before the run has ended.
+        x : str, int32 [n], float32 [n, dim] or Multimodal
+            Text, in which special tokens are parsed as such; or token ids; or input embeddings; or a prompt with images.
+            Arrays are any C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie, without a
+            copy, and must not change before the run has ended.
         **overrides
             max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, mirostat,
-            mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, ignore_eos: for
-            this run only. lora: the name of a loaded adapter to answer with.
+            mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, n_keep, draft,
+            reuse_prefix as in `LLM`, and ignore_eos (end tokens do not end the run): for this run only.
+            lora: the name of a loaded adapter to answer with.
 
         Raises
         ------
@@ -198,12 +226,16 @@ class LLM:
 
         return AsyncStream(self.stream(x, **overrides))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **overrides: Any) -> Generation:
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, image_embed: Images | None = None, **overrides: Any
+    ) -> Generation:
         """Answer a conversation, written as the model's own chat template has it.
 
         Parameters
         ----------
         messages : list of {"role": ..., "content": ...}
+        image_embed : optional
+            Embeddings of the images whose places `<image>` marks in the messages, as for `Multimodal`.
         **overrides
             As in `generate`.
 
@@ -214,11 +246,17 @@ class LLM:
         InvalidArgumentError
             The template refuses the messages.
         """
-        return _whole(self.chat_stream(messages, **overrides))
+        return _whole(self.chat_stream(messages, image_embed=image_embed, **overrides))
 
-    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **overrides: Any) -> Stream:
+    def chat_stream(
+        self, messages: Sequence[Mapping[str, Any]], *, image_embed: Images | None = None, **overrides: Any
+    ) -> Stream:
         """Answer a conversation piece by piece. As `chat` and `stream`."""
         prompt, add_bos = self._prompt(messages)
+        if image_embed is not None:
+            if not isinstance(prompt, str):
+                raise UnsupportedModelError(f"{self._handle.path}: images cannot be in conversations with this model")
+            prompt = Multimodal(prompt, image_embed)
         return self._start(prompt, add_bos, overrides)
 
     def _start(self, x: Input, add_bos: str, overrides: Mapping[str, Any]) -> Stream:
@@ -299,6 +337,61 @@ class LLM:
     def hidden_states(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
         """Return the final hidden states, behind the last norm, float32 [n, dim]. Input and errors as `generate`."""
         return self._handle.hidden_states(x, {"add_bos": "auto", **checked({"lora": lora})})
+
+    def embed(
+        self, x: Input | list[str], *, pooling: Literal["mean", "last"] = "mean", normalized: bool = False
+    ) -> NDArray[np.float32]:
+        """Return one vector for a text, float32 [dim], or one for each text of a list, float32 [n, dim].
+
+        Parameters
+        ----------
+        x : str, int32 [n], float32 [n, dim] or Multimodal; or a list of str
+        pooling : {"mean", "last"}
+            The mean of the final hidden states of all positions, or that of the last position.
+        normalized : bool
+            Divide a vector by its length.
+
+        Raises
+        ------
+        InvalidArgumentError
+            pooling is neither, the list is empty, or x is none of these.
+        ContextFullError
+            A text is longer than max_context_len.
+        """
+        import numpy as np
+
+        if pooling not in ("mean", "last"):
+            raise InvalidArgumentError(f"pooling is {pooling!r}; 'mean' or 'last' is needed")
+        if isinstance(x, list):
+            if not x:
+                raise InvalidArgumentError("the list of texts is empty; at least one is needed")
+            return np.stack([self.embed(text, pooling=pooling, normalized=normalized) for text in x])
+        states = self.hidden_states(x)
+        vector = states[-1].astype(np.float64) if pooling == "last" else states.mean(axis=0, dtype=np.float64)
+        length = float(np.sqrt(np.dot(vector, vector))) if normalized else 1.0
+        return (vector / (length or 1.0)).astype(np.float32)
+
+    # ---- sessions ---------------------------------------------------------------------------------------------------
+
+    def session(self, **settings: Any) -> Session:
+        """Open a sequence whose tokens the caller chooses, with its own keys and values.
+
+        Parameters
+        ----------
+        **settings
+            top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, mirostat, mirostat_tau,
+            mirostat_eta, min_p, logit_bias, seed of `Session.sample`; those of the LLM where not given. lora: the name
+            of a loaded adapter to compute with.
+
+        Raises
+        ------
+        InvalidArgumentError
+            A setting is not possible, or the model is closed.
+        OutOfMemoryError
+        """
+        lora = checked({"lora": settings.pop("lora", None)})
+        options = {**sampling_of(self._defaults), **checked_sampling(settings)}
+        return self._handle.open_session(Session, options, {**lora, "seed": options.pop("seed")})
 
     # ---- adapters and prompt states ---------------------------------------------------------------------------------
 

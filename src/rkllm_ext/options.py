@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Union
 
 from .errors import InvalidArgumentError
@@ -42,6 +42,12 @@ def _flag(name: str, value: Any) -> bool:
     if value not in (False, True):  # numpy's booleans and 0, 1 as well
         raise InvalidArgumentError(f"{name} is {value!r}; True or False is needed")
     return bool(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} is {value!r}; a str is needed")
+    return value
 
 
 def _seed(name: str, value: Any) -> int | str:
@@ -118,10 +124,32 @@ _RUN: dict[str, Callable[[str, Any], Value]] = {
     "skip_special_token": _flag,
     "ignore_eos": _flag,
     "lora": _name,
+    "n_keep": _integer,
+    "draft": _integer,
+    "reuse_prefix": _flag,
 }
+# Those that choose among tokens.
+_SAMPLING = (
+    "top_k",
+    "top_p",
+    "temperature",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "min_p",
+    "logit_bias",
+    "seed",
+)
 _MODEL: dict[str, Callable[[str, Any], Value]] = {
     "max_context_len": _integer,
     "n_threads": _integer,
+    "kv_type": _text,
+    "img_start": _text,
+    "img_end": _text,
+    "img_content": _text,
 }
 
 
@@ -149,16 +177,31 @@ def checked_overrides(settings: Mapping[str, Any]) -> dict[str, Value]:
     >>> checked_overrides({"top_k": 1, "seed": None})
     {'top_k': 1, 'seed': 'random'}
     """
-    for name in settings:
-        if name not in _RUN:
-            raise InvalidArgumentError(f"{_unknown(name)}; {', '.join(_RUN)} can be set for one run")
+    _check_names(settings, _RUN, "one run")
     return checked(settings)
 
 
-def _unknown(name: str) -> str:
+def checked_sampling(settings: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the settings of a session, which are those that choose among tokens. As `checked_overrides`."""
+    _check_names(settings, _SAMPLING, "a session")
+    return checked(settings)
+
+
+def sampling_of(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """Return those settings of a run that a session has as well."""
+    return {name: value for name, value in settings.items() if name in _SAMPLING}
+
+
+def _check_names(settings: Iterable[str], known: Collection[str], whose: str) -> None:
+    for name in settings:
+        if name not in known:
+            raise InvalidArgumentError(f"{_unknown(name, known)}; {', '.join(known)} can be set for {whose}")
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
     from difflib import get_close_matches
 
     if name in _MODEL:
         return f"{name} is set when the model is loaded, LLM(..., {name}=...)"
-    near = get_close_matches(name, _RUN, n=1)
+    near = get_close_matches(name, known, n=1)
     return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")

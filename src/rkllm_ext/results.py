@@ -29,6 +29,10 @@ class Perf:
         As in `Generation`; "error" when the run failed.
     seed
         That the run used; the same seed and input give the same answer.
+    reused_tokens
+        Tokens of the input whose state was there already.
+    drafted_tokens, accepted_tokens
+        Tokens of the answer that were guessed ahead (`draft`), and how many of these were right.
     input_address
         Address of the token or embedding array that the engine read; None for text.
     peak_memory_mb
@@ -43,6 +47,9 @@ class Perf:
     seed: int
     input_address: int | None
     peak_memory_mb: float
+    reused_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float:

@@ -31,6 +31,10 @@ struct RKLLMExtSession {
   std::atomic<bool> busy{false};
 };
 
+struct RKLLMExtLogits {
+  std::shared_ptr<const Buffer<float>> logits;
+};
+
 namespace {
 
 // Holds sessions for one call; all of them or none.
@@ -125,6 +129,21 @@ int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* toke
 
 const float* rkllm_ext_session_logits(RKLLMExtSession* session) { return session ? session->session.logits() : nullptr; }
 
+const float* rkllm_ext_session_hold_logits(RKLLMExtSession* session, RKLLMExtLogits** hold) {
+  const float* data = nullptr;
+  guard_session(session, [&](RKLLMExtSession& s) {
+    need(hold, "hold is NULL");
+    *hold = nullptr;
+    std::shared_ptr<const Buffer<float>> logits = s.session.hold_logits();
+    need(logits != nullptr, "the session has no logits; prefill or step it first");
+    *hold = new RKLLMExtLogits{logits};
+    data = logits->data();
+  });
+  return data;
+}
+
+void rkllm_ext_logits_release(RKLLMExtLogits* hold) { delete hold; }
+
 int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token) {
   return guard_session(session, [&](RKLLMExtSession& s) {
     need(token, "token is NULL");
@@ -144,6 +163,7 @@ int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int
 int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value) {
   return guard_session(session, [&](RKLLMExtSession& s) {
     need(name && value, "name and value must be given");
+    if (set_prompt_option(s.prompt, name, value)) return;
     set_run_option(s.settings, *s.executor, name, value);
     s.session.use_adapter(s.settings.adapter);
     if (!strcmp(name, "seed")) s.sampler = Sampler(s.settings.generation.sampling, s.settings.choose_seed());

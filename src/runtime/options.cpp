@@ -105,6 +105,16 @@ const RunOption kRunOptions[] = {
     {"lora", [](RunSettings& s, Executor& e, auto&, auto& v) { s.adapter = e.adapters().find(v); }},
 };
 
+struct PromptOption {
+  const char* name;
+  void (*set)(PromptRules& rules, const std::string& name, const std::string& value);
+};
+
+const PromptOption kPromptOptions[] = {
+    {"add_bos", [](PromptRules& r, auto& n, auto& v) { r.add_bos = v == "auto" ? -1 : int(integer(n, v, 0, 1)); }},
+    {"image_tokens", [](PromptRules& r, auto& n, auto& v) { r.image_tokens = counts(n, v); }},
+};
+
 struct HandleOption {
   const char* name;
   void (*set)(Runtime& runtime, const std::string& name, const std::string& value);
@@ -113,8 +123,6 @@ struct HandleOption {
 const HandleOption kHandleOptions[] = {
     {"skip_special_token", [](Runtime& r, auto& n, auto& v) { r.skip_special = integer(n, v, 0, 1) != 0; }},
     {"reuse_prefix", [](Runtime& r, auto& n, auto& v) { r.reuse_prefix = integer(n, v, 0, 1) != 0; }},
-    {"add_bos", [](Runtime& r, auto& n, auto& v) { r.prompt.add_bos = v == "auto" ? -1 : int(integer(n, v, 0, 1)); }},
-    {"image_tokens", [](Runtime& r, auto& n, auto& v) { r.prompt.image_tokens = counts(n, v); }},
     {"n_threads", [](Runtime& r, auto& n, auto& v) { r.executor->set_threads(int(integer(n, v, 0, 256))); }},
     {"prefill_chunk", [](Runtime& r, auto& n, auto& v) { r.executor->set_chunk(int(integer(n, v, 1, 512))); }},
     {"kv_type", [](Runtime& r, auto& n, auto& v) { set_kv_type(r, n, v); }},
@@ -138,9 +146,16 @@ std::string names_of(const Options& options) {
 
 }  // namespace
 
+bool set_prompt_option(PromptRules& rules, const std::string& name, const std::string& value) {
+  const auto option = find(kPromptOptions, name);
+  if (option == std::end(kPromptOptions)) return false;
+  option->set(rules, name, value);
+  return true;
+}
+
 void set_run_option(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value) {
   const auto option = find(kRunOptions, name);
-  if (option == std::end(kRunOptions)) refuse_name(name, names_of(kRunOptions));
+  if (option == std::end(kRunOptions)) refuse_name(name, names_of(kRunOptions) + ", " + names_of(kPromptOptions));
   RunSettings changed = settings;  // a refused value changes nothing
   option->set(changed, executor, name, value);
   check_generation(changed.generation);
@@ -148,10 +163,11 @@ void set_run_option(RunSettings& settings, Executor& executor, const std::string
 }
 
 void set_option(Runtime& runtime, const std::string& name, const std::string& value) {
+  if (set_prompt_option(runtime.prompt, name, value)) return;
   const auto option = find(kHandleOptions, name);
   if (option != std::end(kHandleOptions)) option->set(runtime, name, value);
   else if (find(kRunOptions, name) != std::end(kRunOptions)) set_run_option(runtime.settings, *runtime.executor, name, value);
-  else refuse_name(name, names_of(kRunOptions) + ", " + names_of(kHandleOptions));
+  else refuse_name(name, names_of(kRunOptions) + ", " + names_of(kPromptOptions) + ", " + names_of(kHandleOptions));
 }
 
 }  // namespace rkllm

@@ -8,7 +8,10 @@
 
 namespace rkllm {
 
-// Both throw Error(INVALID_ARGUMENT) when the name is unknown or the value not possible; nothing has changed then.
+// They throw Error(INVALID_ARGUMENT) when the name is unknown or the value not possible; nothing has changed then.
+
+// A setting of how prompts become tokens. Returns false when the name is of another setting.
+bool set_prompt_option(PromptRules& rules, const std::string& name, const std::string& value);
 
 // A setting of runs and sessions.
 void set_run_option(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value);

@@ -21,7 +21,7 @@ void check_context(const Model& model, int max_context) {
 KvType default_kv_type(const Model& model) { return model.format == "fp32" ? KvType::F32 : KvType::F16; }
 
 Session::Session(std::shared_ptr<Executor> executor, KvType type)
-    : executor_(std::move(executor)), logits_(padded(executor_->model().spec.vocab_size)) {
+    : executor_(std::move(executor)), logits_(std::make_shared<Buffer<float>>(padded(executor_->model().spec.vocab_size))) {
   set_kv_type(type);
 }
 
@@ -76,7 +76,14 @@ void Session::copy(const Session& other) {
   adapter_ = other.adapter_;
   prompt_length_ = other.prompt_length_;
   has_logits_ = other.has_logits_;
-  memcpy(logits_.data(), other.logits_.data(), size_t(logits_.size()) * sizeof(float));
+  memcpy(room_for_logits(), other.logits_->data(), size_t(logits_->size()) * sizeof(float));
+}
+
+// Where new logits go: not where somebody still reads the last ones.
+float* Session::room_for_logits() {
+  if (logits_.use_count() > 1) logits_ = std::make_shared<Buffer<float>>(logits_->size());
+  else std::atomic_thread_fence(std::memory_order_acquire);  // whoever let go of them last has read them before
+  return logits_->data();
 }
 
 int Session::next_length() const { return model().spec.rope_doubling ? prompt_length_ : sequence_->length() + 1; }
@@ -106,7 +113,7 @@ bool Session::run(const SequenceInput& input, int length, const AfterChunk& afte
 
 bool Session::append(const SequenceInput& input, int length) {
   const bool done = run(input, length, [&](int64_t at, int n, Workspace& w, ThreadPool& pool) {
-    if (at + n == input.n) project(model(), w, n - 1, 1, logits_.data(), pool);
+    if (at + n == input.n) project(model(), w, n - 1, 1, room_for_logits(), pool);
   });
   has_logits_ = done;
   return done;
@@ -152,7 +159,7 @@ void Session::step(Session* const* sessions, const int32_t* ids, int n) {
     for (int i = 0; i < count; i++) {
       Session& s = *sessions[at + i];
       s.sequence_->append({uint64_t(ids[at + i])}, model.rope.variant(s.next_length()));
-      memcpy(s.logits_.data(), &rows[i * stride], size_t(stride) * sizeof(float));
+      memcpy(s.room_for_logits(), &rows[i * stride], size_t(stride) * sizeof(float));
       s.has_logits_ = true;
     }
   }

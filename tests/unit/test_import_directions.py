@@ -34,13 +34,15 @@ PYTHON = {
     "results": "",
     "stream": "_rkllm results",
     "astream": "_rkllm results stream",
-    "llm": "errors _rkllm astream chat options results stream",
+    "logits": "errors _rkllm",
+    "session": "_rkllm logits options",
+    "llm": "errors _rkllm astream chat options results session stream",
     "evaluate": "errors llm progress",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm arch chat convert evaluate llm lora progress quant readers results sources",
-    "__init__": "errors _rkllm convert llm lora results stream",
+    "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
 # C++: module or folder of src/runtime -> what it is built upon, directly; what those are built upon is allowed as well.
