@@ -51,7 +51,7 @@ cdef class Multimodal:
     cdef int join(self, object images) except -1:
         # One after another into memory of our own.
         cdef Buffer image
-        cdef list held = [hold_array(image, f"image_embed[{index}]", "float32", 2) for index, image in enumerate(images)]
+        cdef list held = [hold_array(one, f"image_embed[{number}]", "float32", 2) for number, one in enumerate(images)]
         if not held:
             raise InvalidArgumentError("image_embed is an empty list; at least one image is needed")
         joined = bytearray()

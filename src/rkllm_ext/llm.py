@@ -184,9 +184,9 @@ class LLM:
         Parameters
         ----------
         x : str, int32 [n], float32 [n, dim] or Multimodal
-            Text, in which special tokens are parsed as such; or token ids; or input embeddings; or a prompt with images.
-            Arrays are any C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie, without a
-            copy, and must not change before the run has ended.
+            Text, in which special tokens are parsed as such; or token ids; or input embeddings; or a prompt with
+            images. Arrays are any C-contiguous buffer (numpy, array.array, memoryview); they are used where they lie,
+            without a copy, and must not change before the run has ended.
         **overrides
             max_new_tokens, top_k, top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty, mirostat,
             mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, n_keep, draft,
@@ -369,7 +369,7 @@ class LLM:
         states = self.hidden_states(x)
         vector = states[-1].astype(np.float64) if pooling == "last" else states.mean(axis=0, dtype=np.float64)
         length = float(np.sqrt(np.dot(vector, vector))) if normalized else 1.0
-        return (vector / (length or 1.0)).astype(np.float32)
+        return np.asarray(vector / (length or 1.0), np.float32)
 
     # ---- sessions ---------------------------------------------------------------------------------------------------
 

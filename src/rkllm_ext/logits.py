@@ -21,10 +21,10 @@ _SHAPE = frozenset({"shape", "dtype", "ndim", "size", "nbytes", "itemsize", "str
 class Logits(np.ndarray[Any, np.dtype[np.float32]]):
     """The logits behind the last position of a session: a read-only float32 [vocab_size] view of the engine's memory.
 
-    Nothing is copied. When the session has moved on, whoever still uses the view gets an InvalidArgumentError; keep values
-    with `logits.copy()`. The memory belongs to the view and is never written again, so that also what has gone round this
-    class (`numpy.asarray`, a slice, a memoryview) reads the values of its own step, whatever becomes of the session.
-    Results of operations are ordinary arrays.
+    Nothing is copied. When the session has moved on, whoever still uses the view gets an InvalidArgumentError; keep
+    values with `logits.copy()`. The memory belongs to the view and is never written again, so that also what has gone
+    round this class (`numpy.asarray`, a slice, a memoryview) reads the values of its own step, whatever becomes of the
+    session. Results of operations are ordinary arrays.
     """
 
     _session: BaseSession | None = None  # None: an ordinary array that numpy made from a view

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._rkllm import BaseSession, step_sessions
 from .options import checked_sampling
@@ -22,8 +22,8 @@ class Session(BaseSession):
     """One sequence with its own keys and values, over the model of an `LLM`. Made by `LLM.session`. A context manager.
 
     Sessions share the model's weights and threads with its runs and with each other. They stay usable when the LLM is
-    closed. Thread-safety: one thread at a time uses a session, a second one gets BusyError; different sessions may be used
-    by different threads. The interpreter is free during `prefill`, `step` and `sample`.
+    closed. Thread-safety: one thread at a time uses a session, a second one gets BusyError; different sessions may be
+    used by different threads. Other Python threads go on during `prefill`, `step` and `sample`.
 
     Examples
     --------
@@ -85,8 +85,8 @@ class Session(BaseSession):
         Parameters
         ----------
         mask : bool [vocab_size], or bits, optional
-            Which tokens may be chosen. Bits: (vocab_size + 31) // 32 words of 32, the lowest bit of the first one stands for
-            token 0.
+            Which tokens may be chosen. Bits are in words of 32, (vocab_size + 31) // 32 of them, beginning with the
+            lowest bit of the first one.
         **overrides
             The sampling settings of `LLM.generate`, for this call only. A seed restarts the random numbers.
 
@@ -113,7 +113,7 @@ class Session(BaseSession):
 
 def _bits(mask: Array) -> Array:
     # A truth value for each token as a bit for each, in words of 32.
-    if memoryview(mask).format != "?":
+    if memoryview(cast(Any, mask)).format != "?":
         return mask
     import numpy as np
 

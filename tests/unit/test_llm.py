@@ -179,15 +179,76 @@ def test_special_tokens_are_left_out_of_the_text_unless_asked_for(tiny_model: Pa
 
 def test_figures_of_a_run(llm: LLM) -> None:
     ids = llm.tokenize(PROMPT)
-    answer = llm.generate(ids, **GREEDY)
+    answer = llm.generate(ids, reuse_prefix=False, **GREEDY)
     perf = llm.perf
     assert perf == answer.perf
     assert perf is not None
-    assert perf.prefill_tokens == len(ids)
+    assert (perf.prefill_tokens, perf.reused_tokens) == (len(ids), 0)
     assert perf.finish_reason == "length"
     assert perf.prefill_tokens_per_second > 0
     assert perf.generate_tokens_per_second > 0
     assert perf.peak_memory_mb > 1
+
+
+def test_a_run_computes_only_what_it_has_not_in_common_with_the_one_before(llm: LLM) -> None:
+    ids = llm.tokenize("The quick brown fox jumps over the lazy dog.")
+    other = np.concatenate([ids[:20], llm.tokenize(" And then?")])
+    expected = llm.generate(other, reuse_prefix=False, **GREEDY)
+    llm.generate(ids, **GREEDY)
+    answer = llm.generate(other, **GREEDY)
+    assert answer.perf is not None
+    assert (answer.perf.reused_tokens, answer.perf.prefill_tokens) == (20, len(other) - 20)
+    assert answer.token_ids.tolist() == expected.token_ids.tolist()
+
+
+def test_a_full_context_goes_on_when_asked(llm: LLM) -> None:
+    ids = np.full(250, 5, np.int32)
+    answer = llm.generate(ids, max_new_tokens=40, ignore_eos=True, n_keep=4, top_k=1)
+    assert (len(answer.token_ids), answer.finish_reason) == (40, "length")
+    assert llm.generate(ids, max_new_tokens=40, ignore_eos=True, top_k=1).finish_reason == "context"
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "f32", "int8"])
+def test_keys_and_values_are_kept_as_asked(tiny_model: Path, kv_type: str) -> None:
+    with LLM(tiny_model, max_context_len=64, kv_type=kv_type) as model:
+        sizes = {"f32": 4.0, "f16": 2.0, "int8": 1.0}
+        with LLM(tiny_model, max_context_len=64, kv_type="f32") as largest:
+            share = model.info.kv_bytes / largest.info.kv_bytes
+            assert share == pytest.approx(sizes[kv_type] / 4.0, abs=0.1)
+        assert len(model.generate(PROMPT, **GREEDY).token_ids) == 12
+
+
+def test_drafted_answers_are_the_same(llm: LLM) -> None:
+    ids = np.array(llm.tokenize(PROMPT).tolist() * 4, np.int32)
+    plain = llm.generate(ids, top_k=1, max_new_tokens=60, ignore_eos=True)
+    drafted = llm.generate(ids, top_k=1, max_new_tokens=60, ignore_eos=True, draft=8)
+    assert drafted.token_ids.tolist() == plain.token_ids.tolist()
+
+
+# ---- embeddings of texts --------------------------------------------------------------------------------------------
+
+
+def test_a_text_becomes_one_vector(llm: LLM) -> None:
+    states = llm.hidden_states(PROMPT)
+    mean = llm.embed(PROMPT)
+    assert (mean.shape, mean.dtype) == ((llm.info.dim,), np.float32)
+    np.testing.assert_allclose(mean, states.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(llm.embed(PROMPT, pooling="last"), states[-1])
+    np.testing.assert_array_equal(llm.embed(llm.tokenize(PROMPT, add_bos=True)), mean)
+    unit = llm.embed(PROMPT, normalized=True)
+    assert np.linalg.norm(unit) == pytest.approx(1.0, abs=1e-6)
+    np.testing.assert_allclose(unit * np.linalg.norm(mean), mean, rtol=1e-5)
+
+
+def test_a_list_of_texts_becomes_a_matrix(llm: LLM) -> None:
+    texts = ["one", "two words", PROMPT]
+    matrix = llm.embed(texts, pooling="last")
+    assert matrix.shape == (3, llm.info.dim)
+    for text, row in zip(texts, matrix):
+        np.testing.assert_array_equal(row, llm.embed(text, pooling="last"))
+    for wrong, settings in (([], {}), ("", {}), (PROMPT, {"pooling": "max"}), ([PROMPT, None], {})):
+        with pytest.raises(InvalidArgumentError):
+            llm.embed(wrong, **settings)  # type: ignore[arg-type, call-overload]
 
 
 def test_a_model_that_has_not_run_has_no_figures(tiny_model: Path) -> None:
@@ -231,10 +292,12 @@ def test_chat_is_the_rendered_template(llm: LLM) -> None:
     answer = llm.chat(messages, **GREEDY)
     assert answer.token_ids.tolist() == llm.generate(ids, **GREEDY).token_ids.tolist()
     assert answer.perf is not None
-    assert answer.perf.prefill_tokens == len(ids)
+    assert answer.perf.prefill_tokens + answer.perf.reused_tokens == len(ids)
     assert "".join(piece.text for piece in llm.chat_stream(messages, **GREEDY)) == answer.text
     # ... and the next plain prompt is treated as before.
-    assert llm.generate(PROMPT, **GREEDY).perf.prefill_tokens == len(llm.tokenize(PROMPT, add_bos=True))  # type: ignore[union-attr]
+    plain = llm.generate(PROMPT, reuse_prefix=False, **GREEDY)
+    assert plain.perf is not None
+    assert plain.perf.prefill_tokens == len(llm.tokenize(PROMPT, add_bos=True))
 
 
 def test_messages_that_are_none_are_refused(llm: LLM) -> None:
@@ -309,6 +372,10 @@ def test_a_wrong_input_is_refused_with_a_sentence_and_the_model_goes_on(llm: LLM
         ({"top_p": "0.5"}, "top_p is '0.5'; a finite number is needed"),
         ({"temperature": float("nan")}, "temperature is nan; a finite number"),
         ({"temperature": -1.0}, "temperature"),
+        ({"n_keep": -2}, "n_keep is '-2', but must be an integer from -1"),
+        ({"draft": 17}, "draft"),
+        ({"reuse_prefix": "yes"}, "True or False"),
+        ({"kv_type": "int8"}, "set when the model is loaded"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is"),
         ({"skip_special_token": "yes"}, "True or False"),
@@ -345,6 +412,12 @@ def test_a_wrong_setting_of_a_model_is_refused(tiny_model: Path) -> None:
         LLM(tiny_model, max_context_len=64, n_threads=100000)
     with pytest.raises(InvalidArgumentError, match="temperature"):
         LLM(tiny_model, max_context_len=64, temperature=float("inf"))
+    with pytest.raises(InvalidArgumentError, match="f16, f32 or int8"):
+        LLM(tiny_model, max_context_len=64, kv_type="int4")
+    with pytest.raises(InvalidArgumentError, match="kv_type is 8; a str"):
+        LLM(tiny_model, max_context_len=64, kv_type=8)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="img_start"):
+        LLM(tiny_model, max_context_len=64, img_start="a\0b")
 
 
 def test_a_prompt_that_is_too_long_is_a_full_context(llm: LLM) -> None:
