@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from adapters import random_pairs, write_peft
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
@@ -85,13 +86,17 @@ def sanitized(name: str, factory: pytest.TempPathFactory, models: Path) -> Sanit
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
-    """Return a folder of <format>.rkllm, the small model in every format that can hold it."""
-    from rkllm_ext import _rkllm, convert
+    """Return a folder of <format>.rkllm, the small model in every format that can hold it, and of two adapters."""
+    from rkllm_ext import _rkllm, convert, convert_lora
 
     folder = tmp_path_factory.mktemp("models")
     for format in _rkllm.formats():
         if format.offered and format.group <= 64:  # the model is 64 wide
             convert(tiny_llama, folder / f"{format.name}.rkllm", format.name)
+    targets = {"model.layers.0.self_attn.q_proj": (64, 64), "model.layers.1.mlp.down_proj": (64, 128)}
+    for name, rank in (("lora_a", 4), ("lora_b", 20)):
+        adapter = write_peft(folder / name, random_pairs({**targets, "lm_head": (300, 64)}, rank, seed=rank))
+        convert_lora(adapter, tiny_llama, folder / f"{name}.rkllm")
     return folder
 
 
