@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with an adapter computes what the model of merged weights computes: fused, permuted and latent layers, too."""
+"""A model with an adapter computes what the model of merged weights does: fused, permuted and latent layers, too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ SCALE = 1.5
 IDS = np.random.default_rng(4).integers(0, VOCABULARY, 40).astype(np.int32)
 Weights = dict[str, np.ndarray]
 # The engine wants wider heads where heads are normed.
-FAMILIES = sorted(name for name, (_, shapes) in MODELS.items() if "model.layers.0.self_attn.q_norm.weight" not in shapes)
+FAMILIES = sorted(
+    name for name, (_, shapes) in MODELS.items() if "model.layers.0.self_attn.q_norm.weight" not in shapes
+)
 
 
 def shapes_of(family: str) -> Shapes:
