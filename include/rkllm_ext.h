@@ -77,8 +77,8 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *   min_p           keep tokens at least so many times as probable as the best one, 0 (the default: all) ... 1
  *   logit_bias      "id:bias,id:bias": added to the logits of these tokens; -inf forbids one; "" (the default): none
  *   stop            strings that end a run, separated by the byte 0x1f; they are not delivered; "" (the default): none
- *   logprobs        0 ... 20: alternatives whose log-probabilities rkllm_ext_token_logprobs gives beside the token's own;
- *                   -1 (the default): no log-probabilities
+ *   logprobs        0 ... 20: alternatives whose log-probabilities rkllm_ext_token_logprobs gives beside the token's
+ *                   own; -1 (the default): no log-probabilities
  *   seed            0 ... 2^64-1, or "random" (the default: a new one for each run)
  *   n_threads       1 ... 256
  *   prefill_chunk   prompt tokens per pass, 1 ... 512; results do not depend on it
@@ -172,9 +172,9 @@ typedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int6
 RKLLM_API int rkllm_ext_set_tap(LLMHandle handle, RKLLMExtTap function, void* userdata);
 
 /* Log-probabilities (natural) of the token that is being delivered, in the model's own distribution: before bias, mask,
- * penalties and temperature. To be called inside the callback of a token, with the option logprobs set. chosen (or NULL)
- * receives the token's own; ids and logprobs (or NULL) the most probable tokens, best first; count their number; capacity is
- * that of both arrays. Returns 0 or a negative error code. */
+ * penalties and temperature. To be called inside the callback of a token, with the option logprobs set. chosen (or
+ * NULL) receives the token's own; ids and logprobs (or NULL) the most probable tokens, best first; count their number;
+ * capacity is that of both arrays. Returns 0 or a negative error code. */
 RKLLM_API int rkllm_ext_token_logprobs(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity,
                                        size_t* count);
 
@@ -250,23 +250,23 @@ typedef struct {
 /* The values that a handle begins with. */
 RKLLM_API RKLLMExtSampling rkllm_ext_default_sampling(void);
 
-/* Settings with the state of the random numbers and of mirostat. Opaque; used by one thread at a time. A copy goes on from
- * the same state. */
+/* Settings with the state of the random numbers and of mirostat. Opaque; used by one thread at a time. A copy goes on
+ * from the same state. */
 typedef struct RKLLMExtSampler RKLLMExtSampler;
 RKLLM_API int rkllm_ext_sampler_open(const RKLLMExtSampling* settings, uint64_t seed, RKLLMExtSampler** sampler);
 RKLLM_API int rkllm_ext_sampler_copy(const RKLLMExtSampler* sampler, RKLLMExtSampler** copy);
 RKLLM_API void rkllm_ext_sampler_close(RKLLMExtSampler* sampler);
 
-/* Choose a token from n logits, which stay as they are. history: the tokens so far, of which the penalties look at the last 64;
- * ids outside 0 ... n - 1 are passed over. mask: (n + 31) / 32 words, bit i % 32 of word i / 32 is 0 where token i is
- * forbidden; NULL: none is. Returns 0 or a negative error code (no token is left to choose from). */
+/* Choose a token from n logits, which stay as they are. history: the tokens so far, of which the penalties look at the
+ * last 64; ids outside 0 ... n - 1 are passed over. mask: (n + 31) / 32 words, bit i % 32 of word i / 32 is 0 where
+ * token i is forbidden; NULL: none is. Returns 0 or a negative error code (no token is left to choose from). */
 RKLLM_API int rkllm_ext_sample(RKLLMExtSampler* sampler, const float* logits, int32_t n, const int32_t* history,
                                size_t n_history, const uint32_t* mask, int32_t* token);
 
-/* Compute what rkllm_ext_token_logprobs gives from n logits: of the token (chosen may be NULL) and of the k (0 ... 20) most
- * probable ones, for which ids and logprobs have room. */
-RKLLM_API int rkllm_ext_top_logprobs(const float* logits, int32_t n, int32_t token, int32_t k, float* chosen, int32_t* ids,
-                                     float* logprobs, size_t* count);
+/* Compute what rkllm_ext_token_logprobs gives from n logits: of the token (chosen may be NULL) and of the k (0 ... 20)
+ * most probable ones, for which ids and logprobs have room. */
+RKLLM_API int rkllm_ext_top_logprobs(const float* logits, int32_t n, int32_t token, int32_t k, float* chosen,
+                                     int32_t* ids, float* logprobs, size_t* count);
 
 /* ---- tokens ----------------------------------------------------------------------------------------------------- */
 

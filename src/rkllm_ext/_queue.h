@@ -127,7 +127,7 @@ static void queue_put(queue* q, int32_t id, const char* text) {
   queue_put_bytes(q, id, text, text != NULL ? strlen(text) : 0);
 }
 
-/* The text that came with FINISH, as an entry with the id -1; without the U+FFFD of a character that never became whole. */
+/* The text that came with FINISH, as an entry with the id -1; less the U+FFFD of a character that never became whole. */
 static void queue_put_rest(queue* q, const char* text) {
   size_t length = text != NULL ? strlen(text) : 0;
   if (length >= 3 && memcmp(text + length - 3, "\xef\xbf\xbd", 3) == 0) length -= 3;

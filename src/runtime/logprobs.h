@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Log-probabilities of tokens in a model's own distribution: the logarithm of the softmax of the logits as the model gave
-// them, before bias, mask and penalties. Sums are in double precision in the order of the ids.
+// Log-probabilities of tokens in a model's own distribution: the logarithm of the softmax of the logits as the model
+// gave them, before bias, mask and penalties. Sums are in double precision in the order of the ids.
 #pragma once
 
 #include <cstdint>

@@ -138,8 +138,8 @@ void Sampler::rank(size_t n) {
   n_ranked_ = n;
 }
 
-// The candidate at a place of the order, 0 the most probable. Orders little more than is asked for, since the stages rarely
-// look far: to sort a whole vocabulary takes as long as a layer.
+// The candidate at a place of the order, 0 the most probable. Orders little more than is asked for, since the stages
+// rarely look far: to sort a whole vocabulary takes as long as a layer.
 const Sampler::Candidate& Sampler::ranked(size_t place) {
   if (place >= n_ranked_) rank(std::min(candidates_.size(), std::max(16 * place, size_t(64))));
   return candidates_[place];
@@ -162,7 +162,7 @@ double Sampler::surprise(const Candidate& candidate, double log_total) const {
   return (log_total - log_weight) / kLn2;
 }
 
-// Call it when no candidate is ranked or all are: only then their order, and with it the rounding, is the same everywhere.
+// To be called when no candidate is ranked or all are: only then their order, and so the rounding, is the same everywhere.
 double Sampler::total_weight(double temperature) const {
   double total = 0.0;
   for (const Candidate& candidate : candidates_) total += weight(candidate, temperature);
@@ -247,8 +247,8 @@ int32_t Sampler::sample(float* logits, int32_t n, const std::vector<int32_t>& hi
   else if (all) take_all(logits, n);
   else take_top_k(logits, n, sampling_.top_k);
   if (candidates_.empty() && (mask || !sampling_.logit_bias.empty()))
-    throw Error(ErrorCode::INVALID_ARGUMENT, format("no token is left of %d: the mask and logit_bias forbid all whose logit "
-                                                    "is a finite number", n));
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                format("no token is left of %d: the mask and logit_bias forbid all whose logit is a finite number", n));
   if (candidates_.empty())
     throw Error(ErrorCode::INTERNAL, "the model produced no finite logit: its weights or the input are out of range");
   if (greedy) return candidates_[0].id;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Choosing the next token from logits. The stages are those of llama.cpp in 2024, in its order; docs/abi.md has the table.
-// Everything is computed in double precision with the library's own exponential and logarithm: the same logits and seed
-// give the same tokens everywhere.
+// Choosing the next token from logits. The stages are those of llama.cpp in 2024, in its order; docs/abi.md has the
+// table. Everything is computed in double precision with the library's own exponential and logarithm: the same logits
+// and seed give the same tokens everywhere.
 #pragma once
 
 #include <cstddef>
@@ -46,7 +46,8 @@ class Sampler {
   // Throws Error(INTERNAL) when no logit is a finite number, Error(INVALID_ARGUMENT) when mask and bias leave none.
   int32_t sample(float* logits, int32_t n, const std::vector<int32_t>& history, const uint32_t* mask = nullptr);
 
-  // Choose by other settings from now on. The random numbers go on; mirostat begins anew when its version or target changes.
+  // Choose by other settings from now on. The random numbers go on; mirostat begins anew when its version or target
+  // changes.
   void set(const Sampling& sampling);
 
  private:

@@ -9,6 +9,12 @@ namespace {
 
 constexpr int kInvalid = -1;
 
+using Settings = std::initializer_list<std::pair<const char*, const char*>>;
+
+void set_all(OpenModel& model, const Settings& settings) {
+  for (const auto& [name, value] : settings) model.set(name, value);
+}
+
 // Where characters of a text begin, and its end.
 std::vector<size_t> boundaries(const std::string& text) {
   std::vector<size_t> found;
@@ -75,9 +81,8 @@ void ask(LLMHandle handle, size_t capacity, Asked& asked) {
 
 void log_probabilities_are_those_of_the_models_own_logits() {
   OpenModel model(12);
-  for (auto& [name, value] : {std::pair("top_k", "0"), std::pair("temperature", "2"), std::pair("repeat_penalty", "1.5"),
-                              std::pair("logit_bias", "9:3,10:-inf"), std::pair("seed", "4"), std::pair("logprobs", "5")})
-    model.set(name, value);
+  set_all(model, {{"top_k", "0"}, {"temperature", "2"}, {"repeat_penalty", "1.5"}, {"logit_bias", "9:3,10:-inf"},
+                  {"seed", "4"}, {"logprobs", "5"}});
   std::vector<int32_t> ids = {5, 6, 7};
   Asked asked;
   Record sampled;
@@ -98,8 +103,9 @@ void log_probabilities_are_those_of_the_models_own_logits() {
     float chosen = 0.0f;
     std::vector<int32_t> best(5);
     std::vector<float> values(5);
-    CHECK(rkllm_ext_top_logprobs(&logits[(i + 2) * vocab], int32_t(vocab), tokens[i], 5, &chosen, best.data(), values.data(),
-                                 &n) == 0 && n == 5);
+    const float* row = &logits[(i + 2) * vocab];
+    CHECK(rkllm_ext_top_logprobs(row, int32_t(vocab), tokens[i], 5, &chosen, best.data(), values.data(), &n) == 0);
+    CHECK(n == 5);
     CHECK(asked.chosen[i] == chosen && asked.ids[i] == best && asked.logprobs[i] == values);
   }
 }
@@ -172,9 +178,8 @@ void mirostat_is_set_by_the_vendors_parameters_as_by_the_options() {
     CHECK(by_param.size() == 40 && rkllm_destroy(handle) == 0);
 
     OpenModel model(40);
-    for (auto& [name, value] : {std::pair("repeat_penalty", "1.1"), std::pair("temperature", "0.8"), std::pair("seed", "11"),
-                                std::pair("mirostat_tau", "3"), std::pair("mirostat_eta", "0.5")})
-      model.set(name, value);
+    set_all(model, {{"repeat_penalty", "1.1"}, {"temperature", "0.8"}, {"seed", "11"}, {"mirostat_tau", "3"},
+                    {"mirostat_eta", "0.5"}});
     CHECK(tokens_of(model.handle) != by_param);  // top_k 1
     model.set("mirostat", version == 1 ? "1" : "2");
     CHECK(tokens_of(model.handle) == by_param);
@@ -203,9 +208,7 @@ void a_bias_forces_and_forbids_tokens() {
 void a_min_p_of_one_is_greedy() {
   OpenModel model(10);
   const std::vector<int32_t> alone = undisturbed(model.handle);
-  for (auto& [name, value] : {std::pair("top_k", "0"), std::pair("top_p", "1"), std::pair("temperature", "5"),
-                              std::pair("seed", "1")})
-    model.set(name, value);
+  set_all(model, {{"top_k", "0"}, {"top_p", "1"}, {"temperature", "5"}, {"seed", "1"}});
   CHECK(tokens_of(model.handle) != alone);
   model.set("min_p", "1");
   CHECK(tokens_of(model.handle) == alone);
@@ -219,8 +222,8 @@ void wrong_values_are_refused_and_change_nothing() {
       {"mirostat", "3"}, {"mirostat", "-1"}, {"mirostat_tau", "-1"}, {"mirostat_eta", "nan"}, {"min_p", "1.1"},
       {"min_p", "-0.1"}, {"logit_bias", "5"}, {"logit_bias", "5:"}, {"logit_bias", ":1"}, {"logit_bias", "-1:1"},
       {"logit_bias", "300:1"}, {"logit_bias", "99999999999:1"}, {"logit_bias", "5:1,"}, {"logit_bias", "5:inf"},
-      {"logit_bias", "5:nan"}, {"logit_bias", "5:1 6:1"}, {"stop", "\x1f"}, {"stop", "a\x1f"}, {"stop", "a\x1f\x1f" "b"},
-      {"stop", too_long.c_str()}, {"stop", many.c_str()}, {"logprobs", "21"}, {"logprobs", "-2"}, {"logprobs", "few"}};
+      {"logit_bias", "5:nan"}, {"logit_bias", "5:1 6:1"}, {"stop", "\x1f"}, {"stop", "a\x1f"},
+      {"stop", "a\x1f\x1f" "b"}, {"stop", too_long.c_str()}, {"stop", many.c_str()}, {"logprobs", "21"}, {"logprobs", "-2"}, {"logprobs", "few"}};
   for (const auto& [name, value] : wrong) {
     const bool refused = rkllm_ext_set_option(model.handle, name, value) == kInvalid;
     if (!refused) fprintf(stderr, "%s = %s was taken\n", name, value);

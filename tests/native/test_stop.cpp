@@ -87,7 +87,8 @@ void any_cut_gives_what_the_definition_says() {
     std::vector<std::string> stops, pieces;
     for (size_t i = 1 + next(state) % 3; i > 0; i--) stops.push_back(random_text(state, 1 + next(state) % 7));
     const std::string whole = random_text(state, next(state) % 40);
-    for (size_t at = 0; at < whole.size(); at += pieces.back().size()) pieces.push_back(whole.substr(at, next(state) % 5 + 1));
+    for (size_t at = 0; at < whole.size(); at += pieces.back().size())
+      pieces.push_back(whole.substr(at, next(state) % 5 + 1));
     const Outcome expected = defined(stops, whole), outcome = read(stops, pieces);
     CHECK(outcome.text == expected.text && outcome.stopped == expected.stopped);
     n_stopped += outcome.stopped;
