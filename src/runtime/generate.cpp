@@ -5,11 +5,14 @@
 #include <chrono>
 
 #include "error.h"
+#include "lookup.h"
 
 namespace rkllm {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int kNgram = 3;  // tokens that a guess looks for in earlier text
 
 double milliseconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
@@ -75,6 +78,7 @@ class Run {
   Finish advance() {
     if (row_ < drafted_ && draft_[row_] == answer_.back()) {  // they were computed with the guess
       row_++;
+      accepted_++;
       timing_.accepted_tokens++;
       return Finish::NONE;
     }
@@ -90,8 +94,21 @@ class Run {
     return Finish::NONE;
   }
 
-  // Guess tokens behind the last one into draft_[1 ...]; the positions they get must be those of single steps.
-  int guess(int) { return 0; }
+  // Guess tokens behind the last one into draft_[1 ...]. Only such whose pass has the bits of single steps: rotary angles must
+  // not change on the way. Wrong guesses make the next one shorter, right ones longer.
+  int guess(int length) {
+    if (settings_.draft == 0) return 0;
+    if (last_guess_ > 0) ahead_ = accepted_ == last_guess_ ? std::min(2 * ahead_, settings_.draft) : std::max(1, accepted_);
+    const int64_t left = settings_.max_new_tokens < 0 ? kMostDraft : settings_.max_new_tokens - int64_t(answer_.size()) - 1;
+    const int64_t room = session_.max_context() - session_.sequence().length() - 1;
+    const int most = int(std::min<int64_t>({ahead_, left, room, session_.executor().chunk() - 1}));
+    accepted_ = 0;
+    last_guess_ = propose(history_, kNgram, most, draft_ + 1);
+    const double variant = model_.rope.variant(length);
+    for (int i = 1; i <= last_guess_ && !model_.spec.rope_doubling; i++)
+      if (model_.rope.variant(length + i) != variant) last_guess_ = i - 1;
+    return last_guess_;
+  }
 
   // Rows that have been run or are to be run again: all but the last token, which advance() feeds.
   int64_t total() const { return input_.n + (answer_.empty() ? 0 : int64_t(answer_.size()) - 1); }
@@ -166,7 +183,8 @@ class Run {
   int64_t stride_;
   Buffer<float> logits_;  // [1 + draft, stride_] behind the last token and behind each guess
   int row_ = 0;           // of these, that behind the last token
-  int drafted_ = 0;       // guesses of the last pass
+  int drafted_ = 0;       // guesses of the last pass that are in the sequence
+  int ahead_ = settings_.draft, last_guess_ = 0, accepted_ = 0;  // how many to guess; of the last pass, guessed and right
   int32_t draft_[1 + kMostDraft];
   std::vector<int32_t> answer_, history_;
   size_t told_ = 0;       // tokens of the answer that the constraint knows

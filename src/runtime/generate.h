@@ -55,8 +55,9 @@ struct Timing {
   int32_t accepted_tokens = 0;
 };
 
-// Run the input, which is the whole sequence (what the session has in common with it is kept), and pass each sampled token to on_token until something ends the run. End tokens are
-// not passed on. The input must stay where it is. Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) before anything is computed.
+// Run the input, which is the whole sequence (what the session has in common with it is kept), and pass each sampled token to
+// on_token until something ends the run. End tokens are not passed on. The input must stay where it is.
+// Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) before anything is computed.
 Finish generate(Session& session, const SequenceInput& input, const Generation& settings, const GenerationEvents& events,
                 Timing& timing);
 
