@@ -147,7 +147,6 @@ void Session::step(Session* const* sessions, const int32_t* ids, int n) {
   const int64_t stride = padded(model.spec.vocab_size);
   const int most = std::min(n, executor.chunk());
   std::vector<Segment> segments;
-  Buffer<float> rows(most * stride);
   for (int i = 0; i < n; i++)
     if (model.rope.restarts_at(sessions[i]->next_length())) sessions[i]->compute_anew(sessions[i]->next_length());
   for (int at = 0; at < n; at += most) {
@@ -155,12 +154,14 @@ void Session::step(Session* const* sessions, const int32_t* ids, int n) {
     segments.clear();
     for (int i = at; i < at + count; i++)
       segments.push_back(sessions[i]->segment({ids + i, nullptr, 1}, sessions[i]->next_length()));
-    executor.pass(segments.data(), count, [&](Workspace& w, ThreadPool& pool) { project(model, w, 0, count, rows.data(), pool); });
-    for (int i = 0; i < count; i++) {
-      Session& s = *sessions[at + i];
-      s.sequence_->append({uint64_t(ids[at + i])}, model.rope.variant(s.next_length()));
-      memcpy(s.room_for_logits(), &rows[i * stride], size_t(stride) * sizeof(float));
-      s.has_logits_ = true;
+    executor.pass(segments.data(), count, [&](Workspace& w, ThreadPool& pool) {
+      const float* rows = project(model, w, count, pool);
+      for (int i = 0; i < count; i++)
+        memcpy(sessions[at + i]->room_for_logits(), rows + i * stride, size_t(stride) * sizeof(float));
+    });
+    for (int i = at; i < at + count; i++) {
+      sessions[i]->sequence_->append({uint64_t(ids[i])}, model.rope.variant(sessions[i]->next_length()));
+      sessions[i]->has_logits_ = true;
     }
   }
 }
@@ -169,11 +170,9 @@ void Session::all_logits(const SequenceInput& input, float* out) {
   check(input, 0);
   truncate(0);
   const int64_t vocab = model().spec.vocab_size, stride = padded(vocab);
-  Buffer<float> rows(std::min<int64_t>(executor_->chunk(), input.n) * stride);
   const bool done = run(input, int(input.n), [&](int64_t first, int n, Workspace& w, ThreadPool& pool) {
-    if (rows.size() < n * stride) rows.resize(n * stride);  // the chunk may have been changed
-    project(model(), w, 0, n, rows.data(), pool);
-    for (int i = 0; i < n; i++) memcpy(out + (first + i) * vocab, &rows[i * stride], size_t(vocab) * sizeof(float));
+    const float* rows = project(model(), w, n, pool);
+    for (int i = 0; i < n; i++) memcpy(out + (first + i) * vocab, rows + i * stride, size_t(vocab) * sizeof(float));
   });
   if (!done) throw Error(ErrorCode::ABORTED, "the run was aborted");
 }

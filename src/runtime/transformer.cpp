@@ -276,4 +276,11 @@ void project(const Model& model, Workspace& workspace, int first, int n, float* 
   });
 }
 
+const float* project(const Model& model, Workspace& workspace, int n, ThreadPool& pool) {
+  const int64_t needed = n * padded(model.spec.vocab_size);
+  if (workspace.logits.size() < needed) workspace.logits.resize(needed);
+  project(model, workspace, 0, n, workspace.logits.data(), pool);
+  return workspace.logits.data();
+}
+
 }  // namespace rkllm

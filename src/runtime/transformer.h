@@ -42,6 +42,7 @@ struct Workspace {
   int64_t latent_stride, values_stride, q_a_stride, scratch_stride;
   Buffer<float> q_latent, values, q_a, scratch;
   Tap tap;  // empty: nobody watches
+  Buffer<float> logits;  // [n, padded(vocab_size)] for as many rows as were ever asked for at once
   // What each row of the current pass is.
   struct Row {
     const Segment* segment;
@@ -67,5 +68,8 @@ void forward(const Model& model, const Segment* segments, int n_segments, Worksp
 
 // out[i] = logits of hidden state first + i, n rows of padded(vocab_size) floats.
 void project(const Model& model, Workspace& workspace, int first, int n, float* out, ThreadPool& pool);
+
+// The same of the first n hidden states, into workspace.logits.
+const float* project(const Model& model, Workspace& workspace, int n, ThreadPool& pool);
 
 }  // namespace rkllm
