@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import rkllm_ext
 
-FOLDERS = ["", "reference/llama-dynamic", "reference/phi3-longrope", "reference/gemma2", "reference/qwen", "reference/minicpm3"]
+FOLDERS = ["", *(f"reference/{name}" for name in ("llama-dynamic", "phi3-longrope", "gemma2", "qwen", "minicpm3"))]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": 1.0}
 HOT: dict[str, Any] = {"temperature": 1.2, "top_k": 0, "top_p": 1.0, "seed": 7}
 
@@ -26,10 +26,6 @@ def model(request: pytest.FixtureRequest, tiny_llama: Path, converted: Converter
     return converted(folder, "fp32")
 
 
-def set_options(llm: rkllm_ext.LLM, **options: Any) -> None:
-    llm._handle.set_options({name: str(value) for name, value in options.items()})
-
-
 def answer(llm: rkllm_ext.LLM, ids: NDArray[np.int32], n: int, **settings: Any) -> list[int]:
     return llm.generate(ids, max_new_tokens=n, ignore_eos=True, **settings).token_ids.tolist()
 
@@ -38,12 +34,11 @@ def answer(llm: rkllm_ext.LLM, ids: NDArray[np.int32], n: int, **settings: Any) 
 def test_guesses_change_no_token(model: Path, settings: dict[str, Any]) -> None:
     ids = np.array([11, 12, 13, 14, 15] * 6, dtype=np.int32)
     with rkllm_ext.LLM(model, max_context_len=200) as llm:
-        set_options(llm, draft=0)
         expected = answer(llm, ids, 170, **settings)
         accepted = 0
         for draft, chunk in [(1, 64), (4, 64), (16, 64), (16, 5)]:
-            set_options(llm, draft=draft, prefill_chunk=chunk)
-            assert answer(llm, ids, 170, **settings) == expected
+            llm._handle.set_options({"prefill_chunk": chunk})
+            assert answer(llm, ids, 170, draft=draft, **settings) == expected
             assert llm.perf is not None
             assert 0 <= llm.perf.accepted_tokens <= llm.perf.drafted_tokens
             accepted += llm.perf.accepted_tokens
@@ -56,11 +51,9 @@ def test_a_reused_prefix_has_the_bits_of_a_full_prefill(model: Path) -> None:
     first = random.integers(20, 250, 90).astype(np.int32)
     inputs = [first, np.concatenate([first, first[:20]]), first[:50], np.concatenate([first[:33], first[40:80]]), first]
     with rkllm_ext.LLM(model, max_context_len=200) as llm:
-        set_options(llm, reuse_prefix=0)
-        expected = [answer(llm, ids, 40, **HOT) for ids in inputs]
+        expected = [answer(llm, ids, 40, reuse_prefix=False, **HOT) for ids in inputs]
         assert llm.perf is not None and llm.perf.reused_tokens == 0
-        set_options(llm, reuse_prefix=1)
-        assert [answer(llm, ids, 40, **HOT) for ids in inputs] == expected
+        assert [answer(llm, ids, 40, reuse_prefix=True, **HOT) for ids in inputs] == expected
         assert llm.perf.reused_tokens > 0
 
 
@@ -85,17 +78,14 @@ def test_a_context_that_moves_on_is_that_of_the_tokens_that_are_left(
     ids = np.random.default_rng(4).integers(20, 250, length).astype(np.int32)
     for dtype in ("fp32", "w8a8"):
         with rkllm_ext.LLM(converted(tiny_llama, dtype), max_context_len=48) as llm:
-            set_options(llm, n_keep=n_keep)
             expected = shifted(ids.tolist(), n_keep, 48, 120, llm)
-            assert answer(llm, ids, 120, **GREEDY) == expected
-            set_options(llm, draft=6)
-            assert answer(llm, ids, 120, **GREEDY) == expected
+            for draft in (0, 6):
+                assert answer(llm, ids, 120, n_keep=n_keep, draft=draft, **GREEDY) == expected
 
 
 def test_a_context_that_cannot_move_on_ends_the_run(tiny_llama: Path, converted: Converter) -> None:
     ids = np.arange(20, 60, dtype=np.int32)
     with rkllm_ext.LLM(converted(tiny_llama, "fp32"), max_context_len=48) as llm:
         for n_keep in (-1, 47, 1000):
-            set_options(llm, n_keep=n_keep)
-            run = llm.generate(ids, max_new_tokens=100, ignore_eos=True)
+            run = llm.generate(ids, max_new_tokens=100, ignore_eos=True, n_keep=n_keep)
             assert (run.finish_reason, len(run.token_ids)) == ("context", 8)
