@@ -27,18 +27,6 @@ void check_base(const Container& file, const Model& model) {
                      "; convert the adapter again, with the checkpoint that the model was made of");
 }
 
-// A bit pattern is finite when its exponent is not all ones.
-template <class Word>
-bool all_finite(const uint8_t* data, int64_t n_bytes, Word exponent) {
-  bool finite = true;
-  for (int64_t at = 0; at < n_bytes; at += int64_t(sizeof(Word))) {
-    Word word;
-    memcpy(&word, data + at, sizeof word);
-    finite &= (word & exponent) != exponent;
-  }
-  return finite;
-}
-
 Linear read_side(const Container& file, Tensors& tensors, const std::string& name, int64_t rows, int64_t cols,
                  const std::string& why) {
   if (tensors.rows(name) != rows || tensors.cols(name) != cols)
@@ -72,12 +60,10 @@ LowRank read_pair(const Container& file, Tensors& tensors, const Linear& linear)
   return pair;
 }
 
-uint64_t fingerprint_of(const Container& file, float scale) {
-  const TensorInfo& sums = file.tensors().back();  // they cover the whole file
-  std::vector<uint8_t> bytes(sums.data, sums.data + sums.n_bytes);
-  bytes.resize(bytes.size() + sizeof scale);
-  memcpy(bytes.data() + sums.n_bytes, &scale, sizeof scale);
-  return checksum(bytes.data(), bytes.size());
+uint64_t fingerprint_with(const Container& file, float scale) {
+  uint64_t parts[] = {fingerprint_of(file), 0};
+  memcpy(&parts[1], &scale, sizeof scale);
+  return checksum(parts, sizeof parts);
 }
 
 }  // namespace
@@ -108,7 +94,7 @@ std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared
   }
   tensors.check_all_taken();
   if (adapter->additions.empty()) refuse(*file, "the adapter changes no layer");
-  adapter->fingerprint = fingerprint_of(*file, scale);
+  adapter->fingerprint = fingerprint_with(*file, scale);
   adapter->scale = scale;
   adapter->model = std::move(model);
   adapter->file = file;

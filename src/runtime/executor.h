@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "prompt_caches.h"
 #include "transformer.h"
 
 namespace rkllm {
@@ -39,6 +40,7 @@ class Executor {
   void set_chunk(int rows);
   void set_tap(Tap tap);
   Adapters& adapters() { return adapters_; }
+  PromptCaches& caches() { return caches_; }
 
   // Run segments of chunk() rows together at most, then read(workspace, pool) what the pass has left there.
   template <class Read>
@@ -61,6 +63,7 @@ class Executor {
   std::shared_ptr<const Model> model_;
   int max_context_;
   Adapters adapters_;
+  PromptCaches caches_;
   std::atomic<int> n_threads_{0};
   std::atomic<int> chunk_{0};
   Turns turns_;  // for what follows

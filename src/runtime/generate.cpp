@@ -32,9 +32,9 @@ class Run {
   Finish loop() {
     const auto start = Clock::now();
     if (!prefill()) return Finish::ABORT;
+    timing_.prefill_ms = milliseconds(start, Clock::now());
     if (events_.on_prefilled) events_.on_prefilled();
     const auto prefilled = Clock::now();
-    timing_.prefill_ms = milliseconds(start, prefilled);
     for (int64_t produced = 0;; produced++) {
       timing_.generate_ms = milliseconds(prefilled, Clock::now());
       if (session_.is_aborted()) return Finish::ABORT;

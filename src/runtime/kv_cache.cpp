@@ -154,44 +154,60 @@ void KvCache::copy_positions(const KvCache& from, int n) {
 
 int64_t KvCache::state_bytes(int n) const {
   const int64_t scales = type_ == KvType::INT8 ? 2 * int64_t(sizeof(float)) : 0;
-  return int64_t(n_layers_) * n_kv_heads_ * n * ((int64_t(key_dim_) + value_dim_) * bytes_per_value_ + scales);
+  return int64_t(n_kv_heads_) * n * ((int64_t(key_dim_) + value_dim_) * bytes_per_value_ + scales);
 }
 
-void KvCache::read_state(int n, uint8_t* out) const {
+void KvCache::read_state(int layer, int n, uint8_t* out) const {
   check_count(n);
   const int64_t step = int64_t(16) * bytes_per_value_;
-  for (int layer = 0; layer < n_layers_; layer++)
-    for (int head = 0; head < n_kv_heads_; head++) {
-      for (int p = 0; p < n; p++, out += key_dim_ * bytes_per_value_)
-        gather(bytes_per_value_, keys(layer, head) + p / 16 * key_stride() + p % 16 * bytes_per_value_, key_dim_, out);
-      for (int p = 0; p < n; p++)
-        for (int d = 0; d < value_dim_; d += 16) {
-          const int64_t bytes = int64_t(std::min(16, value_dim_ - d)) * bytes_per_value_;
-          memcpy(out, values(layer, head) + d / 16 * value_stride() + p * step, size_t(bytes));
-          out += bytes;
-        }
-      for (int side = 0; side < 2 && type_ == KvType::INT8; side++, out += n * sizeof(float))
-        memcpy(out, scales(layer, head, side), size_t(n) * sizeof(float));
-    }
+  for (int head = 0; head < n_kv_heads_; head++) {
+    for (int p = 0; p < n; p++, out += key_dim_ * bytes_per_value_)
+      gather(bytes_per_value_, keys(layer, head) + p / 16 * key_stride() + p % 16 * bytes_per_value_, key_dim_, out);
+    for (int p = 0; p < n; p++)
+      for (int d = 0; d < value_dim_; d += 16) {
+        const int64_t bytes = int64_t(std::min(16, value_dim_ - d)) * bytes_per_value_;
+        memcpy(out, values(layer, head) + d / 16 * value_stride() + p * step, size_t(bytes));
+        out += bytes;
+      }
+    for (int side = 0; side < 2 && type_ == KvType::INT8; side++, out += n * sizeof(float))
+      memcpy(out, scales(layer, head, side), size_t(n) * sizeof(float));
+  }
 }
 
-void KvCache::write_state(int n, const uint8_t* in) {
+void KvCache::write_state(int layer, int n_saved, int n, const uint8_t* in) {
   check_count(n);
   const int64_t step = int64_t(16) * bytes_per_value_;
-  for (int layer = 0; layer < n_layers_; layer++)
-    for (int head = 0; head < n_kv_heads_; head++) {
-      uint8_t* keys = head_data(layer, head);
-      for (int p = 0; p < n; p++, in += key_dim_ * bytes_per_value_)
-        scatter(bytes_per_value_, in, key_dim_, keys + p / 16 * key_stride() + p % 16 * bytes_per_value_);
-      for (int p = 0; p < n; p++)
-        for (int d = 0; d < value_dim_; d += 16) {
-          const int64_t bytes = int64_t(std::min(16, value_dim_ - d)) * bytes_per_value_;
-          memcpy(keys + key_bytes_ + d / 16 * value_stride() + p * step, in, size_t(bytes));
-          in += bytes;
-        }
-      for (int side = 0; side < 2 && type_ == KvType::INT8; side++, in += n * sizeof(float))
-        memcpy(scales(layer, head, side), in, size_t(n) * sizeof(float));
+  const int64_t key_row = int64_t(key_dim_) * bytes_per_value_, value_row = int64_t(value_dim_) * bytes_per_value_;
+  for (int head = 0; head < n_kv_heads_; head++) {
+    uint8_t* keys = head_data(layer, head);
+    for (int p = 0; p < n; p++)
+      scatter(bytes_per_value_, in + p * key_row, key_dim_,
+              keys + p / 16 * key_stride() + p % 16 * bytes_per_value_);
+    in += n_saved * key_row;
+    for (int p = 0; p < n; p++)
+      for (int d = 0; d < value_dim_; d += 16)
+        memcpy(keys + key_bytes_ + d / 16 * value_stride() + p * step, in + p * value_row + d * bytes_per_value_,
+               size_t(std::min(16, value_dim_ - d)) * size_t(bytes_per_value_));
+    in += n_saved * value_row;
+    for (int side = 0; side < 2 && type_ == KvType::INT8; side++, in += n_saved * sizeof(float))
+      memcpy(scales(layer, head, side), in, size_t(n) * sizeof(float));
+  }
+}
+
+bool KvCache::is_state(int n, const uint8_t* in) const {
+  if (type_ == KvType::F16) return all_finite<uint16_t>(in, state_bytes(n), 0x7c00);
+  if (type_ == KvType::F32) return all_finite<uint32_t>(in, state_bytes(n), 0x7f800000);
+  const int64_t codes = int64_t(n) * (key_dim_ + value_dim_), scales = 2 * int64_t(n);
+  for (int head = 0; head < n_kv_heads_; head++) {
+    if (memchr(in, 0x80, size_t(codes))) return false;  // -128
+    in += codes;
+    for (int64_t i = 0; i < scales; i++, in += sizeof(float)) {
+      float scale;
+      memcpy(&scale, in, sizeof scale);
+      if (!(scale >= 0.0f && scale <= row_of(type_).largest)) return false;
     }
+  }
+  return true;
 }
 
 }  // namespace rkllm

@@ -46,11 +46,14 @@ class KvCache {
   // Take over the first n positions of another cache of the same shape and type; max_positions may differ.
   void copy_positions(const KvCache& from, int n);
 
-  // The first n positions as bytes, whatever max_positions is. For each layer and head, one after the other:
+  // One layer's first n positions as bytes, whatever max_positions is. For each head, one after the other:
   // keys [n, key_dim], values [n, value_dim], and of INT8 also key scales [n] and value scales [n] as f32.
   int64_t state_bytes(int n) const;
-  void read_state(int n, uint8_t* out) const;
-  void write_state(int n, const uint8_t* in);
+  void read_state(int layer, int n, uint8_t* out) const;
+  // Take over the first n positions of the state of n_saved.
+  void write_state(int layer, int n_saved, int n, const uint8_t* in);
+  // Whether these bytes can be a state of n positions: numbers that are finite, scales that are not negative.
+  bool is_state(int n, const uint8_t* in) const;
 
  private:
   uint8_t* head_data(int layer, int head) const { return data_ + (int64_t(layer) * n_kv_heads_ + head) * head_bytes_; }

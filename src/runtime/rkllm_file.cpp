@@ -12,23 +12,24 @@
 namespace rkllm {
 namespace {
 
-constexpr int64_t kVersion = 1;
 constexpr uint32_t kTypeF32 = 0, kTypeI8 = 24, kTypeI64 = 27;  // GGML type numbers
 constexpr char kChecksums[] = "checksums";
 
 void check_kind(const Container& file, std::string_view wanted) {
-  const std::string what(wanted), advice = "; convert it: rkllm-ext convert " + file.path() + " OUT.rkllm";
+  const bool is_cache = wanted == "prompt_cache";
+  const std::string what = is_cache ? "prompt cache" : std::string(wanted);
+  const std::string advice = is_cache ? "" : "; convert it: rkllm-ext convert " + file.path() + " OUT.rkllm";
   if (!file.find_value("general.architecture"))
     refuse(file, "a GGUF file without an architecture, not a .rkllm " + what);
   const std::string_view architecture = file.get_string("general.architecture");
   if (architecture != "rkllm")
     refuse(file, "a GGUF file of the architecture '" + std::string(architecture) + "', not a .rkllm " + what + advice);
   const int64_t version = file.get_int("rkllm.version");
-  if (version != kVersion)
+  if (version != int64_t(kFileVersion))
     throw Error(ErrorCode::UNSUPPORTED_MODEL,
-                format("%s: the file has version %lld of the format, this library reads %lld; convert the %s again",
-                       file.path().c_str(), static_cast<long long>(version), static_cast<long long>(kVersion),
-                       what.c_str()));
+                format("%s: the file has version %lld of the format, this library reads %u; %s the %s again",
+                       file.path().c_str(), static_cast<long long>(version), kFileVersion,
+                       is_cache ? "save" : "convert", what.c_str()));
   const std::string_view type = file.get_string("general.type");
   if (type != wanted) refuse(file, "is of the type '" + std::string(type) + "', not '" + what + "'");
   for (std::string_view feature : file.get_strings("rkllm.required"))
@@ -55,7 +56,7 @@ void check_sums(const Container& file) {
   for (size_t i = 0; i < tensors.size(); i++)
     if (wrong[i])
       refuse(file, (i + 1 == tensors.size() ? std::string("the header") : "tensor '" + tensors[i].name + "'") +
-                       " does not match its checksum: the file was altered or damaged; copy or convert it again");
+                       " does not match its checksum: the file was altered or damaged; copy or make it again");
 }
 
 }  // namespace
@@ -67,6 +68,11 @@ void refuse(const Container& file, const std::string& why) {
 void check_file(const Container& file, std::string_view type) {
   check_kind(file, type);
   check_sums(file);
+}
+
+uint64_t fingerprint_of(const Container& file) {
+  const TensorInfo& sums = file.tensors().back();
+  return checksum(sums.data, sums.n_bytes);
 }
 
 Tensors::Tensors(const Container& file) : file_(file), taken_(file.tensors().size(), false) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all .rkllm files share, be they models or adapters: their kind, version and checksums, and tensors under names.
+// What all .rkllm files share, be they models, adapters or prompt caches: their kind, version and checksums, and tensors
+// under names.
 #pragma once
 
 #include <string>
@@ -14,9 +15,15 @@ namespace rkllm {
 // Throw Error(MODEL_FILE) that begins with the path of the file.
 [[noreturn]] void refuse(const Container& file, const std::string& why);
 
-// Throw Error(MODEL_FILE / UNSUPPORTED_MODEL) unless this is an undamaged .rkllm file of this type ("model", "adapter")
-// in the version that this library reads.
+// The version of .rkllm files that this library reads and writes.
+constexpr uint32_t kFileVersion = 1;
+
+// Throw Error(MODEL_FILE / UNSUPPORTED_MODEL) unless this is an undamaged .rkllm file of this type ("model", "adapter",
+// "prompt_cache") in this version.
 void check_file(const Container& file, std::string_view type);
+
+// A number made of everything in a checked file.
+uint64_t fingerprint_of(const Container& file);
 
 // Gives out the tensors of a file by name and notes which were taken. All throw Error(MODEL_FILE / UNSUPPORTED_MODEL)
 // that names the tensor.

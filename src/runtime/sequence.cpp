@@ -43,29 +43,27 @@ int common_keys(const std::vector<uint64_t>& a, const std::vector<uint64_t>& b) 
 Sequence::Sequence(const Model& model, int max_context, KvType type)
     : cache_(int(model.spec.n_layers), int(model.spec.n_kv_heads), int(key_dim(model.spec)), int(value_dim(model.spec)),
              max_context, type) {
-  keys_.reserve(size_t(max_context));
-}
-
-int Sequence::common_prefix(const std::vector<uint64_t>& keys, double variant) const {
-  return variant == variant_ ? std::min(common_keys(keys_, keys), uniform_) : 0;
-}
-
-void Sequence::append(const std::vector<uint64_t>& keys, double variant) {
-  if (keys_.empty()) variant_ = variant;
-  if (uniform_ == length() && variant == variant_) uniform_ += int(keys.size());
-  keys_.insert(keys_.end(), keys.begin(), keys.end());
-}
-
-void Sequence::truncate(int n) {
-  keys_.resize(size_t(std::min(n, length())));
-  uniform_ = std::min(uniform_, length());
+  positions_.keys.reserve(size_t(max_context));
 }
 
 void Sequence::copy(const Sequence& other) {
   cache_.copy_positions(other.cache_, other.length());
-  keys_ = other.keys_;
-  variant_ = other.variant_;
-  uniform_ = other.uniform_;
+  positions_ = other.positions_;
+}
+
+int Positions::common_prefix(const std::vector<uint64_t>& wanted, double wanted_variant) const {
+  return wanted_variant == variant ? std::min(common_keys(keys, wanted), uniform) : 0;
+}
+
+void Positions::append(const std::vector<uint64_t>& more, double more_variant) {
+  if (keys.empty()) variant = more_variant;
+  if (uniform == length() && more_variant == variant) uniform += int(more.size());
+  keys.insert(keys.end(), more.begin(), more.end());
+}
+
+void Positions::truncate(int n) {
+  keys.resize(size_t(std::min(n, length())));
+  uniform = std::min(uniform, length());
 }
 
 }  // namespace rkllm

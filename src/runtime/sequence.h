@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kv_cache.h"
@@ -27,6 +28,21 @@ std::vector<uint64_t> keys_of(const SequenceInput& input, int64_t dim);
 // The id of a key, or -1 for an embedding's.
 int32_t token_of(uint64_t key);
 
+// What the positions of a sequence are.
+struct Positions {
+  std::vector<uint64_t> keys;
+  double variant = 0.0;  // Rope::variant that the first `uniform` of them were computed with
+  int uniform = 0;
+
+  int length() const { return int(keys.size()); }
+
+  // Positions that serve a sequence of these keys whose rotary angles are those of the variant.
+  int common_prefix(const std::vector<uint64_t>& wanted, double wanted_variant) const;
+
+  void append(const std::vector<uint64_t>& more, double more_variant);
+  void truncate(int n);
+};
+
 // Used by one thread at a time.
 class Sequence {
  public:
@@ -34,28 +50,22 @@ class Sequence {
 
   KvCache& cache() { return cache_; }
   const KvCache& cache() const { return cache_; }
-  int length() const { return int(keys_.size()); }
+  int length() const { return positions_.length(); }
   int max_context() const { return cache_.max_positions(); }
-  const std::vector<uint64_t>& keys() const { return keys_; }
-  // Rope::variant that the first uniform() positions were computed with.
-  double variant() const { return variant_; }
-  int uniform() const { return uniform_; }
+  const Positions& positions() const { return positions_; }
+  const std::vector<uint64_t>& keys() const { return positions_.keys; }
 
-  // Positions that serve a sequence of these keys whose rotary angles are those of the variant.
-  int common_prefix(const std::vector<uint64_t>& keys, double variant) const;
-
-  // Note that the cache holds further positions.
-  void append(const std::vector<uint64_t>& keys, double variant);
-  void truncate(int n);
+  // Note that the cache holds further positions, holds only the first n, or has been filled with these.
+  void append(const std::vector<uint64_t>& keys, double variant) { positions_.append(keys, variant); }
+  void truncate(int n) { positions_.truncate(n); }
+  void replace(Positions positions) { positions_ = std::move(positions); }
 
   // Become what another sequence of the same model and kind of cache is.
   void copy(const Sequence& other);
 
  private:
   KvCache cache_;
-  std::vector<uint64_t> keys_;
-  double variant_ = 0.0;
-  int uniform_ = 0;
+  Positions positions_;
 };
 
 // How many keys two lists have in common from the first on.

@@ -61,9 +61,33 @@ void Session::use_adapter(std::shared_ptr<const Adapter> adapter) {
 }
 
 int Session::keep_common(const SequenceInput& input) {
-  const int common = sequence_->common_prefix(keys_of(input, model().spec.dim), model().rope.variant(int(input.n)));
-  truncate(std::min(common, int(input.n) - 1));
+  const std::vector<uint64_t> keys = keys_of(input, model().spec.dim);
+  const double variant = model().rope.variant(int(input.n));
+  const int most = int(input.n) - 1, own = std::min(sequence_->positions().common_prefix(keys, variant), most);
+  const Prefix cached = executor_->caches().longest(keys, variant, adapter_fingerprint(), kv_type());
+  if (std::min(cached.length, most) > own) {
+    has_logits_ = false;
+    restore_state(*cached.state, std::min(cached.length, most), *sequence_);
+  }
+  truncate(std::max(own, std::min(cached.length, most)));
   return sequence_->length();
+}
+
+void Session::save(const std::string& path, int n) const {
+  const float* logits = n == sequence_->length() ? this->logits() : nullptr;
+  save_state(path, model(), *sequence_, n, {adapter_fingerprint(), prompt_length_, logits});
+}
+
+void Session::restore(const SavedState& state) {
+  const int n = state.positions.length();
+  if (n > max_context())
+    throw Error(ErrorCode::CONTEXT_FULL,
+                format("%s: has %d positions, but max_context_len is %d; raise max_context_len",
+                       state.file->path().c_str(), n, max_context()));
+  restore_state(state, n, *sequence_);
+  prompt_length_ = state.prompt_length;
+  has_logits_ = !state.logits.empty();
+  std::copy(state.logits.begin(), state.logits.end(), logits_.data());
 }
 
 void Session::truncate(int n) {

@@ -50,8 +50,14 @@ class Session {
   // Compute with this adapter from now on. Another one than before: the sequence becomes empty.
   void use_adapter(std::shared_ptr<const Adapter> adapter);
 
-  // Drop what is not a prefix of the whole sequence `input`, and so much that a row is left to run. Returns what is kept.
+  // Keep the longest prefix of the whole sequence `input` that the session or a loaded prompt cache has, but so much less that
+  // a row is left to run. Returns its length.
   int keep_common(const SequenceInput& input);
+
+  // Write the first n positions to a file, and become what was written; the adapter must be the state's.
+  // Throw Error(INVALID_ARGUMENT / MODEL_FILE), and Error(CONTEXT_FULL) for a state that is too long.
+  void save(const std::string& path, int n) const;
+  void restore(const SavedState& state);
   void truncate(int n);
   void copy(const Session& other);
 
@@ -85,6 +91,7 @@ class Session {
   Segment segment(const SequenceInput& rows, int length);
   void compute_anew(int length);
   float* room_for_logits();
+  uint64_t adapter_fingerprint() const { return adapter_ ? adapter_->fingerprint : 0; }
 
   std::shared_ptr<Executor> executor_;
   std::shared_ptr<const Adapter> adapter_;

@@ -23,6 +23,18 @@ struct Matrix {
   const uint8_t* packed = nullptr;
 };
 
+// Whether all floats of these bytes are finite: a bit pattern is when its exponent is not all ones.
+template <class Word>
+bool all_finite(const uint8_t* data, int64_t n_bytes, Word exponent) {
+  bool finite = true;
+  for (int64_t at = 0; at < n_bytes; at += int64_t(sizeof(Word))) {
+    Word word;
+    memcpy(&word, data + at, sizeof word);
+    finite &= (word & exponent) != exponent;
+  }
+  return finite;
+}
+
 // Zeroed memory at a 64-byte boundary. Throws std::bad_alloc.
 template <class T>
 class Buffer {

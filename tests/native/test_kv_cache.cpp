@@ -107,11 +107,20 @@ void nothing_stored_is_infinite_or_not_a_number(KvType type) {
 }
 
 std::vector<uint8_t> state(const KvCache& cache, int n) {
-  std::vector<uint8_t> bytes(size_t(cache.state_bytes(n)) + 1, 0xa5);
-  cache.read_state(n, bytes.data());
+  const size_t layer = size_t(cache.state_bytes(n));
+  std::vector<uint8_t> bytes(kLayers * layer + 1, 0xa5);
+  for (int i = 0; i < kLayers; i++) cache.read_state(i, n, bytes.data() + size_t(i) * layer);
   CHECK(bytes.back() == 0xa5);  // not a byte more
   bytes.pop_back();
   return bytes;
+}
+
+void restore(KvCache& cache, int n_saved, int n, const std::vector<uint8_t>& saved) {
+  for (int i = 0; i < kLayers; i++) {
+    const uint8_t* layer = saved.data() + i * cache.state_bytes(n_saved);
+    CHECK(cache.is_state(n_saved, layer));
+    cache.write_state(i, n_saved, n, layer);
+  }
 }
 
 void a_saved_state_comes_back_into_a_cache_of_another_length(KvType type) {
@@ -120,13 +129,44 @@ void a_saved_state_comes_back_into_a_cache_of_another_length(KvType type) {
   for (int n : {0, 1, 15, 16, 17, 53}) {
     const std::vector<uint8_t> saved = state(cache, n);
     KvCache other(kLayers, kHeads, kKeyDim, kValueDim, 53, type);
-    other.write_state(n, saved.data());
+    restore(other, n, n, saved);
     CHECK(state(other, n) == saved);
     // What is put behind it finds its place: the cache is as if it had been filled position by position.
     KvCache whole(kLayers, kHeads, kKeyDim, kValueDim, 53, type);
     fill(whole, n);
     CHECK(state(other, 53) == state(whole, 53));
   }
+}
+
+void the_beginning_of_a_saved_state_comes_back(KvType type) {
+  KvCache cache(kLayers, kHeads, kKeyDim, kValueDim, 100, type);
+  fill(cache, 53);
+  const std::vector<uint8_t> saved = state(cache, 53);
+  for (int n : {0, 1, 15, 16, 17, 52}) {
+    KvCache other(kLayers, kHeads, kKeyDim, kValueDim, 64, type);
+    restore(other, 53, n, saved);
+    KvCache whole(kLayers, kHeads, kKeyDim, kValueDim, 64, type);
+    fill(whole, n);
+    CHECK(state(other, 64) == state(whole, 64));
+  }
+}
+
+void what_cannot_be_a_state_is_noticed() {
+  const auto changed = [](KvType type, size_t at, std::vector<uint8_t> bytes) {
+    KvCache cache(kLayers, kHeads, kKeyDim, kValueDim, 40, type);
+    fill(cache, 21);
+    std::vector<uint8_t> saved = state(cache, 21);
+    CHECK(cache.is_state(21, saved.data()));
+    std::copy(bytes.begin(), bytes.end(), saved.begin() + std::ptrdiff_t(at));
+    return cache.is_state(21, saved.data());
+  };
+  const size_t codes = 21 * (kKeyDim + kValueDim), head = codes + 2 * 21 * sizeof(float);
+  CHECK(!changed(KvType::F16, 10, {0x00, 0x7c}) && !changed(KvType::F16, 2 * codes - 2, {0x01, 0xfc}));
+  CHECK(changed(KvType::F16, 10, {0xff, 0x7b}));
+  CHECK(!changed(KvType::F32, 12, {0, 0, 0x80, 0x7f}) && !changed(KvType::F32, 4 * codes - 4, {1, 0, 0x80, 0xff}));
+  CHECK(!changed(KvType::INT8, 5, {0x80}) && !changed(KvType::INT8, 2 * head + codes - 1, {0x80}));
+  CHECK(!changed(KvType::INT8, codes, {0, 0, 0x80, 0x7f}) && !changed(KvType::INT8, head - 4, {0, 0, 0xc0, 0x7f}));
+  CHECK(!changed(KvType::INT8, codes, {0, 0, 0x80, 0xbf}) && changed(KvType::INT8, codes, {0, 0, 0x80, 0x3f}));
 }
 
 // The documented order of the bytes, by hand, for floats.
@@ -165,8 +205,8 @@ void what_does_not_fit_is_refused() {
   KvCache wider(kLayers, kHeads, kKeyDim + 1, kValueDim, 20, KvType::F16);
   uint8_t byte = 0;
   CHECK(check::sentence_of([&] { cache.copy_positions(longer, 21); }) == "21 positions of a KV cache that holds 20");
-  CHECK(check::sentence_of([&] { cache.read_state(21, &byte); }) == "21 positions of a KV cache that holds 20");
-  CHECK(check::sentence_of([&] { cache.write_state(-1, &byte); }) == "-1 positions of a KV cache that holds 20");
+  CHECK(check::sentence_of([&] { cache.read_state(0, 21, &byte); }) == "21 positions of a KV cache that holds 20");
+  CHECK(check::sentence_of([&] { cache.write_state(0, 21, -1, &byte); }) == "-1 positions of a KV cache that holds 20");
   CHECK(!check::sentence_of([&] { cache.copy_positions(floats, 3); }).empty());
   CHECK(!check::sentence_of([&] { cache.copy_positions(wider, 3); }).empty());
 }
@@ -187,9 +227,11 @@ int main() {
     values_are_found_within_the_precision_of_the_type(type);
     nothing_stored_is_infinite_or_not_a_number(type);
     a_saved_state_comes_back_into_a_cache_of_another_length(type);
+    the_beginning_of_a_saved_state_comes_back(type);
     copied_positions_are_the_same_and_later_ones_are_not_shared(type);
   }
   a_state_has_positions_one_after_the_other();
+  what_cannot_be_a_state_is_noticed();
   what_does_not_fit_is_refused();
   types_have_names();
   return check::result();
