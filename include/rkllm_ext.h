@@ -97,6 +97,12 @@ RKLLM_API int rkllm_ext_set_option(LLMHandle handle, const char* name, const cha
 /* Forget a LoRA adapter that rkllm_load_lora has loaded. Sessions that compute with it keep it. */
 RKLLM_API int rkllm_ext_release_lora(LLMHandle handle, const char* name);
 
+/* Prompt caches beside the one of rkllm_load_prompt_cache (whose name is ""), under names of the caller's. A run starts from
+ * the longest prefix that any of them, or with reuse_prefix the run before, has in common with its input. A name that is
+ * taken is replaced. release: NULL releases all. */
+RKLLM_API int rkllm_ext_load_prompt_cache(LLMHandle handle, const char* path, const char* name);
+RKLLM_API int rkllm_ext_release_prompt_cache(LLMHandle handle, const char* name);
+
 /* Facts about a loaded model. */
 typedef struct {
     int32_t vocab_size;
@@ -222,6 +228,11 @@ RKLLM_API int rkllm_ext_session_truncate(RKLLMExtSession* session, size_t n);
 
 /* Make a second session in the same state, random numbers included. */
 RKLLM_API int rkllm_ext_session_fork(RKLLMExtSession* session, RKLLMExtSession** fork);
+
+/* Write the state to a prompt cache file, and make a session from one: with its tokens, its logits and its adapter, which must
+ * be loaded, and with the handle's options otherwise. */
+RKLLM_API int rkllm_ext_session_save(RKLLMExtSession* session, const char* path);
+RKLLM_API int rkllm_ext_session_restore(LLMHandle handle, const char* path, RKLLMExtSession** session);
 
 /* Tokens of the sequence, -1 where an embedding stands; count receives their number, at most capacity are written. */
 RKLLM_API int rkllm_ext_session_tokens(RKLLMExtSession* session, int32_t* out, size_t capacity, size_t* count);

@@ -121,6 +121,13 @@ std::shared_ptr<const Adapter> Adapters::find(const std::string& name) const {
               "no adapter '" + name + "' is loaded; loaded: " + (loaded.empty() ? "none" : loaded));
 }
 
+std::shared_ptr<const Adapter> Adapters::find_fingerprint(uint64_t fingerprint) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& entry : adapters_)
+    if (entry.second->fingerprint == fingerprint) return entry.second;
+  return nullptr;
+}
+
 std::shared_ptr<const Adapter> Adapters::release(const std::string& name) {
   if (name.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the name of the adapter is empty");
   std::shared_ptr<const Adapter> released = find(name);

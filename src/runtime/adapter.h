@@ -40,6 +40,9 @@ class Adapters {
   // nullptr for ""; throw Error(INVALID_ARGUMENT) that names the loaded ones when there is none of that name.
   std::shared_ptr<const Adapter> find(const std::string& name) const;
 
+  // nullptr when none of them has this fingerprint.
+  std::shared_ptr<const Adapter> find_fingerprint(uint64_t fingerprint) const;
+
   // Forget it and return it; whoever computes with it keeps it. Throws as find.
   std::shared_ptr<const Adapter> release(const std::string& name);
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kDefaultContext = 512;
 constexpr int kLargestAutomaticContext = 4096;
+constexpr char kDefaultPromptCache[] = "./prompt_cache.bin";
 
 // The last failure of a thread. Plain memory: reporting an error cannot fail.
 thread_local int last_code = 0;
@@ -79,7 +80,13 @@ void check_infer_params(const RKLLMInferParam* params) {
   if (mode != RKLLM_INFER_GENERATE && mode != RKLLM_INFER_GET_LAST_HIDDEN_LAYER)
     throw Error(ErrorCode::INVALID_ARGUMENT, format("mode is %d, but there are 0 and 1", mode));
   if (params->lora_params) need(params->lora_params->lora_adapter_name, "lora_params->lora_adapter_name is NULL");
-  if (params->prompt_cache_params && params->prompt_cache_params->save_prompt_cache) not_here("saving a prompt cache is");
+}
+
+// Where a run is to save the state of its prompt, "" when it is not to.
+std::string save_path(const RKLLMInferParam* params) {
+  const RKLLMPromptCacheParam* cache = params ? params->prompt_cache_params : nullptr;
+  if (!cache || !cache->save_prompt_cache) return "";
+  return cache->prompt_cache_path && *cache->prompt_cache_path ? cache->prompt_cache_path : kDefaultPromptCache;
 }
 
 int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* params, void* userdata, bool async) {
@@ -88,6 +95,7 @@ int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* para
   check_infer_params(params);
   RunInput run_input = read_input(*input);
   if (params) run_input.mode = RKLLMInferMode(number_of(params->mode));
+  run_input.save_path = save_path(params);
   auto occupied = std::make_unique<Occupied>(*use);
   run_input.adapter = params && params->lora_params
                           ? use->executor->adapters().find(params->lora_params->lora_adapter_name)
@@ -190,19 +198,6 @@ int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter* lora_adapter) {
     const Occupied occupied(runtime);
     runtime.executor->adapters().load(lora_adapter->lora_adapter_name, lora_adapter->lora_adapter_path,
                                       lora_adapter->scale);
-  });
-}
-
-int rkllm_load_prompt_cache(LLMHandle handle, const char* prompt_cache_path) {
-  return guard_handle(handle, [&](Runtime&) {
-    need(prompt_cache_path, "prompt_cache_path is NULL");
-    not_here("loading a prompt cache is");
-  });
-}
-
-int rkllm_release_prompt_cache(LLMHandle handle) {
-  return guard_handle(handle, [&](Runtime&) {
-    throw Error(ErrorCode::INVALID_ARGUMENT, "no prompt cache is loaded");
   });
 }
 

@@ -189,6 +189,28 @@ int rkllm_ext_session_fork(RKLLMExtSession* session, RKLLMExtSession** fork) {
   });
 }
 
+int rkllm_ext_session_save(RKLLMExtSession* session, const char* path) {
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(path, "path is NULL");
+    s.session.save(path);
+  });
+}
+
+int rkllm_ext_session_restore(LLMHandle handle, const char* path, RKLLMExtSession** session) {
+  return guard_handle(handle, [&](Runtime& runtime) {
+    need(path && session, "path and session must be given");
+    *session = nullptr;
+    std::unique_ptr<RKLLMExtSession> restored;
+    {
+      const std::lock_guard<std::mutex> lock(runtime.options_mutex);
+      restored = std::make_unique<RKLLMExtSession>(runtime);
+    }
+    restored->session.restore(path);
+    restored->settings.adapter = restored->session.adapter();
+    *session = restored.release();
+  });
+}
+
 int rkllm_ext_session_tokens(RKLLMExtSession* session, int32_t* out, size_t capacity, size_t* count) {
   return guard_session(session, [&](RKLLMExtSession& s) {
     need(count, "count is NULL");

@@ -140,18 +140,19 @@ void ContainerWriter::begin() {
   add_number(header, uint64_t(tensors_.size()));
   add_number(header, n_keys_);
   header += keys_;
-  uint64_t offset = 0;
+  uint64_t offset = 0, end = 0;
   for (const Declared& tensor : tensors_) {
     add_text(header, tensor.name);
     add_number(header, uint32_t(1));
     add_number(header, tensor.n_elements);
     add_number(header, uint32_t(tensor.type));
     add_number(header, offset);
-    offset += aligned(tensor.n_bytes);
+    end = offset + tensor.n_bytes;
+    offset = aligned(end);
   }
   header.resize(aligned(header.size()), '\0');
   header_sum_ = checksum(header.data(), header.size());
-  size_ = header.size() + offset;
+  size_ = header.size() + end;
 
   const std::string folder = path_.rfind('/') == path_.npos ? "" : folder_of(path_);
   const std::string name = path_.substr(folder.size(), kLongestName);
@@ -170,7 +171,7 @@ void ContainerWriter::write(const void* data) {
   sums_.push_back(checksum(data, tensor.n_bytes));
   append(data, tensor.n_bytes);
   const char padding[kAlignment] = {};
-  append(padding, aligned(tensor.n_bytes) - tensor.n_bytes);
+  if (sums_.size() < tensors_.size()) append(padding, aligned(tensor.n_bytes) - tensor.n_bytes);
 }
 
 void ContainerWriter::finish() {

@@ -31,7 +31,7 @@ void check_kind(const Container& file, std::string_view wanted) {
                        file.path().c_str(), static_cast<long long>(version), kFileVersion,
                        is_cache ? "save" : "convert", what.c_str()));
   const std::string_view type = file.get_string("general.type");
-  if (type != wanted) refuse(file, "is of the type '" + std::string(type) + "', not '" + what + "'");
+  if (type != wanted) refuse(file, "is of the type '" + std::string(type) + "', not '" + std::string(wanted) + "'");
   for (std::string_view feature : file.get_strings("rkllm.required"))
     throw Error(ErrorCode::UNSUPPORTED_MODEL, file.path() + ": needs the feature '" + std::string(feature) +
                                                   "', which this version does not have; update rkllm_ext");

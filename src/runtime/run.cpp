@@ -8,6 +8,7 @@
 #include <random>
 
 #include "api.h"
+#include "container_writer.h"
 #include "log.h"
 
 namespace rkllm {
@@ -168,6 +169,11 @@ Constraint constraint_of(const Runtime& runtime) {
   };
 }
 
+void save_prompt_cache(const Session& session, const std::string& path) {
+  session.save(path);
+  log(1, 'I', format("saved a prompt cache with prompt size of %d tokens to '%s'", session.sequence().length(), path.c_str()));
+}
+
 // Compute and deliver everything but the end. Throws Error.
 void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
   Session& session = *runtime.session;
@@ -177,8 +183,10 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
                                             : static_cast<const void*>(input.sequence.embed);
   prepare(input, session, runtime.prompt, true);
   session.use_adapter(input.adapter);
+  if (!input.save_path.empty()) check_target(input.save_path);  // before a long prefill
   if (input.mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) {
     produce_hidden_states(runtime, input.sequence, delivery, perf);
+    if (!input.save_path.empty()) save_prompt_cache(session, input.save_path);
     return;
   }
   Generation settings = runtime.settings.generation;
@@ -186,6 +194,7 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
   if (!runtime.reuse_prefix) session.truncate(0);
   GenerationEvents events;
   events.on_token = [&](const Sampled& token) { return delivery.token(token); };
+  if (!input.save_path.empty()) events.on_prefilled = [&] { save_prompt_cache(session, input.save_path); };
   events.constraint = constraint_of(runtime);
   Timing timing;
   const Finish finish = generate(session, input.sequence, settings, events, timing);

@@ -17,6 +17,7 @@ struct RunInput {
   SequenceInput sequence;
   RKLLMInferMode mode = RKLLM_INFER_GENERATE;
   std::shared_ptr<const Adapter> adapter;
+  std::string save_path;  // where the state of the input goes as a prompt cache; "": nowhere
 };
 
 // Throws Error(INVALID_ARGUMENT).

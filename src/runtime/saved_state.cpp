@@ -111,12 +111,10 @@ void read_logits(const Container& file, const Spec& spec, SavedState& state) {
 
 }  // namespace
 
-void save_state(const std::string& path, const Model& model, const Sequence& sequence, int n,
-                const StateContext& context) {
+void save_state(const std::string& path, const Model& model, const Sequence& sequence, const StateContext& context) {
   const Positions& positions = sequence.positions();
-  if (n < 1 || n > positions.length())
-    throw Error(ErrorCode::INVALID_ARGUMENT,
-                format("%s: %d positions cannot be saved of %d", path.c_str(), n, positions.length()));
+  const int n = positions.length();
+  if (n < 1) throw Error(ErrorCode::INVALID_ARGUMENT, path + ": nothing can be saved: the sequence is empty");
   ContainerWriter file(path);
   file.put("general.architecture", "rkllm");
   file.put("general.type", "prompt_cache");
@@ -130,9 +128,9 @@ void save_state(const std::string& path, const Model& model, const Sequence& seq
   file.put("rkllm.cache.model", hexadecimal(fingerprint_of(*model.file)));
   file.put("rkllm.cache.adapter", hexadecimal(context.adapter));
   file.put("rkllm.cache.kv_type", kv_type_name(sequence.cache().type()));
-  file.put("rkllm.cache.tokens", std::vector<int64_t>(positions.keys.begin(), positions.keys.begin() + n));
+  file.put("rkllm.cache.tokens", std::vector<int64_t>(positions.keys.begin(), positions.keys.end()));
   file.put("rkllm.cache.variant", positions.variant);
-  file.put("rkllm.cache.uniform", uint32_t(std::min(n, positions.uniform)));
+  file.put("rkllm.cache.uniform", uint32_t(positions.uniform));
   file.put("rkllm.cache.prompt_length", uint32_t(context.prompt_length));
   const int64_t state_bytes = sequence.cache().state_bytes(n);
   const int n_layers = int(model.spec.n_layers);
@@ -172,10 +170,10 @@ std::shared_ptr<const SavedState> open_state(const std::string& path, const Mode
 }
 
 void restore_state(const SavedState& state, int n, Sequence& sequence) {
+  Positions positions = state.positions;  // before anything is changed: this may fail
+  positions.truncate(n);
   for (size_t layer = 0; layer < state.layers.size(); layer++)
     sequence.cache().write_state(int(layer), state.positions.length(), n, state.layers[layer]);
-  Positions positions = state.positions;
-  positions.truncate(n);
   sequence.replace(std::move(positions));
 }
 

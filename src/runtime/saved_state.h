@@ -29,8 +29,8 @@ struct StateContext {
   const float* logits = nullptr;
 };
 
-// Write the first n >= 1 positions. Throws Error(INVALID_ARGUMENT / MODEL_FILE); the path is then what it was.
-void save_state(const std::string& path, const Model& model, const Sequence& sequence, int n, const StateContext& context);
+// Throws Error(INVALID_ARGUMENT / MODEL_FILE); the path is then what it was.
+void save_state(const std::string& path, const Model& model, const Sequence& sequence, const StateContext& context);
 
 // Throws Error(MODEL_FILE / UNSUPPORTED_MODEL) for a file that is damaged, or that was not saved with this model and
 // with keys and values like those of the cache.

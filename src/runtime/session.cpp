@@ -65,29 +65,38 @@ int Session::keep_common(const SequenceInput& input) {
   const double variant = model().rope.variant(int(input.n));
   const int most = int(input.n) - 1, own = std::min(sequence_->positions().common_prefix(keys, variant), most);
   const Prefix cached = executor_->caches().longest(keys, variant, adapter_fingerprint(), kv_type());
-  if (std::min(cached.length, most) > own) {
+  const int loaded = std::min(cached.length, most);
+  if (loaded > own) {
+    restore_state(*cached.state, loaded, *sequence_);
     has_logits_ = false;
-    restore_state(*cached.state, std::min(cached.length, most), *sequence_);
   }
-  truncate(std::max(own, std::min(cached.length, most)));
+  truncate(std::max(own, loaded));
   return sequence_->length();
 }
 
-void Session::save(const std::string& path, int n) const {
-  const float* logits = n == sequence_->length() ? this->logits() : nullptr;
-  save_state(path, model(), *sequence_, n, {adapter_fingerprint(), prompt_length_, logits});
+void Session::save(const std::string& path) const {
+  save_state(path, model(), *sequence_, {adapter_fingerprint(), prompt_length_, logits()});
 }
 
-void Session::restore(const SavedState& state) {
-  const int n = state.positions.length();
+std::shared_ptr<const SavedState> Session::open_saved(const std::string& path) const {
+  std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache());
+  if (state->adapter && !executor_->adapters().find_fingerprint(state->adapter))
+    throw Error(ErrorCode::MODEL_FILE, path + ": was saved with a LoRA adapter that is not loaded, or not with that "
+                                              "scale; load the adapter first");
+  return state;
+}
+
+void Session::restore(const std::string& path) {
+  const std::shared_ptr<const SavedState> state = open_saved(path);
+  const int n = state->positions.length();
   if (n > max_context())
-    throw Error(ErrorCode::CONTEXT_FULL,
-                format("%s: has %d positions, but max_context_len is %d; raise max_context_len",
-                       state.file->path().c_str(), n, max_context()));
-  restore_state(state, n, *sequence_);
-  prompt_length_ = state.prompt_length;
-  has_logits_ = !state.logits.empty();
-  std::copy(state.logits.begin(), state.logits.end(), logits_.data());
+    throw Error(ErrorCode::CONTEXT_FULL, format("%s: has %d positions, but max_context_len is %d; raise max_context_len",
+                                                path.c_str(), n, max_context()));
+  use_adapter(state->adapter ? executor_->adapters().find_fingerprint(state->adapter) : nullptr);
+  restore_state(*state, n, *sequence_);
+  prompt_length_ = state->prompt_length;
+  has_logits_ = !state->logits.empty();
+  std::copy(state->logits.begin(), state->logits.end(), logits_.data());
 }
 
 void Session::truncate(int n) {

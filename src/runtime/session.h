@@ -49,15 +49,20 @@ class Session {
 
   // Compute with this adapter from now on. Another one than before: the sequence becomes empty.
   void use_adapter(std::shared_ptr<const Adapter> adapter);
+  const std::shared_ptr<const Adapter>& adapter() const { return adapter_; }
 
   // Keep the longest prefix of the whole sequence `input` that the session or a loaded prompt cache has, but so much less that
   // a row is left to run. Returns its length.
   int keep_common(const SequenceInput& input);
 
-  // Write the first n positions to a file, and become what was written; the adapter must be the state's.
-  // Throw Error(INVALID_ARGUMENT / MODEL_FILE), and Error(CONTEXT_FULL) for a state that is too long.
-  void save(const std::string& path, int n) const;
-  void restore(const SavedState& state);
+  // Write the state to a prompt cache file. Throws Error(INVALID_ARGUMENT / MODEL_FILE).
+  void save(const std::string& path) const;
+
+  // A prompt cache file whose model, type of KV cache and adapter are here. Throws as open_state.
+  std::shared_ptr<const SavedState> open_saved(const std::string& path) const;
+
+  // Become what was saved, adapter included. Throws as open_saved, and Error(CONTEXT_FULL) when it is too long.
+  void restore(const std::string& path);
   void truncate(int n);
   void copy(const Session& other);
 
