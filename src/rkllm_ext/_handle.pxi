@@ -203,14 +203,19 @@ cdef class BaseHandle:
         finally:
             self.leave()
 
-    def start(self, given, options, stream_class):
-        """Start a run with these options set and return its stream, of a class derived from `BaseStream`."""
+    def start(self, given, options, stream_class, save_path=""):
+        """Start a run with these options set and return its stream, of a class derived from `BaseStream`.
+
+        save_path: where the run saves the state of its input; "": nowhere.
+        """
         cdef Job job
         cdef LLMHandle llm
         cdef int code
         self.enter()
         try:
             job = job_for(given, self.dim)
+            if save_path:
+                save_state(job, path_bytes(save_path))
             self.settle()
             if options.get("lora") and not is_extended():
                 choose_adapter(job, name_bytes(options["lora"], "lora"))
@@ -435,28 +440,45 @@ cdef class BaseHandle:
         finally:
             self.leave()
 
-    def load_prompt_cache(self, path):
-        """Load a saved prompt state."""
+    def load_prompt_cache(self, path, name=""):
+        """Load a saved prompt state under a name; only "" is known to every library."""
         cdef bytes encoded = path_bytes(path)
+        cdef bytes encoded_name = name_bytes(name, "name")
         cdef const char* c_path = encoded
+        cdef const char* c_name = encoded_name
         cdef LLMHandle llm
         cdef int code
+        if name:
+            need(<void*>ext_load_prompt_cache, "a name for a prompt cache")
         self.enter()
         try:
             self.settle()
             llm = self.llm
             with nogil:
-                code = rkllm_load_prompt_cache(llm, c_path)
+                if c_name[0]:
+                    code = ext_load_prompt_cache(llm, c_path, c_name)
+                else:
+                    code = rkllm_load_prompt_cache(llm, c_path)
             check(code, llm, "rkllm_load_prompt_cache")
         finally:
             self.leave()
 
-    def release_prompt_cache(self):
-        """Forget the loaded prompt state."""
+    def release_prompt_cache(self, name=None):
+        """Forget a loaded prompt state; None: all."""
+        cdef bytes encoded = b"" if name is None else name_bytes(name, "name")
+        cdef const char* c_name = NULL
+        cdef int code
+        if name is not None:
+            need(<void*>ext_release_prompt_cache, "a name for a prompt cache")
+            c_name = encoded
         self.enter()
         try:
             self.settle()
-            check(rkllm_release_prompt_cache(self.llm), self.llm, "rkllm_release_prompt_cache")
+            if <void*>ext_release_prompt_cache != NULL:
+                code = ext_release_prompt_cache(self.llm, c_name)
+            else:
+                code = rkllm_release_prompt_cache(self.llm)
+            check(code, self.llm, "rkllm_release_prompt_cache")
         finally:
             self.leave()
 

@@ -9,6 +9,8 @@ cdef class Job:
     cdef RKLLMInferParam params
     cdef RKLLMLoraParam lora
     cdef bytes lora_name
+    cdef RKLLMPromptCacheParam cache
+    cdef bytes cache_path
     cdef Buffer buffer
     cdef bytes prompt
     cdef str image_tokens  # the option of this name
@@ -34,6 +36,14 @@ cdef void choose_adapter(Job job, bytes name) noexcept:
     job.lora_name = name
     job.lora.lora_adapter_name = job.lora_name
     job.params.lora_params = &job.lora
+
+
+cdef void save_state(Job job, bytes path) noexcept:
+    # Ask the run to save the state of its input.
+    job.cache_path = path
+    job.cache.save_prompt_cache = 1
+    job.cache.prompt_cache_path = job.cache_path
+    job.params.prompt_cache_params = &job.cache
 
 
 cdef bytes option_text(object value):

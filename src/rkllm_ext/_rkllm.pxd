@@ -68,9 +68,14 @@ cdef extern from "_library.h" nogil:
     ctypedef struct RKLLMLoraParam:
         const char* lora_adapter_name
 
+    ctypedef struct RKLLMPromptCacheParam:
+        int save_prompt_cache
+        const char* prompt_cache_path
+
     ctypedef struct RKLLMInferParam:
         RKLLMInferMode mode
         RKLLMLoraParam* lora_params
+        RKLLMPromptCacheParam* prompt_cache_params
 
     ctypedef struct RKLLMResult:
         const char* text
@@ -198,6 +203,8 @@ cdef extern from "_library.h" nogil:
     const char* ext_active_isa "library.rkllm_ext_active_isa"()
     int ext_set_option "library.rkllm_ext_set_option"(LLMHandle handle, const char* name, const char* value)
     int ext_release_lora "library.rkllm_ext_release_lora"(LLMHandle handle, const char* name)
+    int ext_load_prompt_cache "library.rkllm_ext_load_prompt_cache"(LLMHandle handle, const char* path, const char* name)
+    int ext_release_prompt_cache "library.rkllm_ext_release_prompt_cache"(LLMHandle handle, const char* name)
     int ext_info "library.rkllm_ext_info"(LLMHandle handle, RKLLMExtInfo* info)
     const char* ext_metadata "library.rkllm_ext_metadata"(LLMHandle handle, const char* key)
     int ext_perf "library.rkllm_ext_perf"(LLMHandle handle, RKLLMExtPerf* perf)

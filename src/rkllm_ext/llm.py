@@ -192,6 +192,8 @@ class LLM:
             mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, n_keep, draft,
             reuse_prefix as in `LLM`, and ignore_eos (end tokens do not end the run): for this run only.
             lora: the name of a loaded adapter to answer with.
+            save_prompt_cache: a path; the state of the input is saved there, see `load_prompt_cache`. When that fails,
+            so does the run, before its first token.
 
         Raises
         ------
@@ -260,7 +262,9 @@ class LLM:
         return self._start(prompt, add_bos, overrides)
 
     def _start(self, x: Input, add_bos: str, overrides: Mapping[str, Any]) -> Stream:
-        return self._handle.start(x, {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}, Stream)
+        settings = {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}
+        save_path = str(settings.pop("save_prompt_cache", ""))
+        return self._handle.start(x, settings, Stream, save_path)
 
     def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Input, str]:
         # The text or ids of a conversation, and whether the library is to put the begin token before it.
@@ -439,13 +443,62 @@ class LLM:
         """
         self._handle.release_lora(name)
 
-    def load_prompt_cache(self, path: str | os.PathLike[str]) -> None:
-        """Load a saved prompt state; later runs reuse its longest common prefix."""
-        self._handle.load_prompt_cache(path)
+    def save_prompt_cache(self, x: Input, path: str | os.PathLike[str], *, lora: str | None = None) -> None:
+        """Compute an input, as `generate` takes it, and save its state to a file, from which later runs go on.
 
-    def release_prompt_cache(self) -> None:
-        """Forget the loaded prompt state."""
-        self._handle.release_prompt_cache()
+        A file that is there is replaced, and stays as it was when saving fails.
+
+        Raises
+        ------
+        InvalidArgumentError
+            No file can be put there, or as `generate`.
+        ModelFileError
+            The file cannot be written, for example because the disk is full.
+        """
+        self.generate(x, max_new_tokens=1, save_prompt_cache=path, lora=lora)
+
+    def load_prompt_cache(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Load a saved state: runs whose input begins as the saved one did compute only what is different.
+
+        Several can be loaded under names; a run takes the one it has most in common with. Answers do not change.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file of `save_prompt_cache`, which serves the same model file, format, adapter and type of KV cache only.
+        name : str, optional
+            To keep several. A name that is taken gets the new state; None is a name, too.
+
+        Raises
+        ------
+        ModelFileError
+            The file is missing, damaged, or was saved with something else; the sentence says with what.
+        BusyError
+            A run is active.
+
+        Examples
+        --------
+        >>> with LLM(model_path, max_new_tokens=4, top_k=1) as llm:
+        ...     llm.save_prompt_cache("Once upon a time", cache_path)
+        >>> with LLM(model_path, max_new_tokens=4, top_k=1) as llm:
+        ...     llm.load_prompt_cache(cache_path)
+        ...     answer = llm.generate("Once upon a time there were three robots")
+        >>> answer.perf.reused_tokens > 0
+        True
+        """
+        self._handle.load_prompt_cache(path, "" if name is None else name)
+
+    def release_prompt_cache(self, name: str | None = None) -> None:
+        """Forget the prompt cache of a name, or all of them.
+
+        Raises
+        ------
+        InvalidArgumentError
+            None of that name is loaded; the sentence names those that are.
+        BusyError
+            A run is active.
+        """
+        self._handle.release_prompt_cache(name)
 
     # ---- state ------------------------------------------------------------------------------------------------------
 

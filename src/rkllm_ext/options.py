@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Union
 
@@ -99,6 +100,13 @@ def _logprobs(name: str, value: Any) -> int:
     return _integer(name, value)
 
 
+def _path(name: str, value: Any) -> str:
+    try:
+        return "" if value is None else os.fsdecode(value)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} is {value!r}; a path, or None for none, is needed") from None
+
+
 def _name(name: str, value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise InvalidArgumentError(f"{name} is {value!r}; a str, or None for none, is needed")
@@ -127,6 +135,7 @@ _RUN: dict[str, Callable[[str, Any], Value]] = {
     "n_keep": _integer,
     "draft": _integer,
     "reuse_prefix": _flag,
+    "save_prompt_cache": _path,
 }
 # Those that choose among tokens.
 _SAMPLING = (

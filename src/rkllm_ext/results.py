@@ -25,6 +25,8 @@ class Perf:
         Time for the input, and for the answer after its first token, milliseconds.
     prefill_tokens, generate_tokens
         Tokens of the input that were computed, and of the answer.
+    reused_tokens
+        Tokens of the input whose state was there already: from the run before, or from a prompt cache.
     finish_reason
         As in `Generation`; "error" when the run failed.
     seed
