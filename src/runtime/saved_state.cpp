@@ -49,8 +49,9 @@ void check_model(const Container& file, const Model& model) {
   if (source == text_or(*model.file, "rkllm.source", "") && format_then != model.format)
     refuse(file, "was saved with this model in the format " + format_then + ", but " + model.file->path() + " is in " +
                      model.format + "; save it again with this file");
-  refuse(file, "was saved with another model (" + text_or(file, "general.name", "without a name") + ", " + format_then +
-                   ") than " + model.file->path() + "; save it again with this model");
+  const std::string name = text_or(file, "general.name", "");
+  refuse(file, "was saved with another model (" + name + (name.empty() ? "" : ", ") + format_then + ") than " +
+                   model.file->path() + "; save it again with this model");
 }
 
 void check_kv_type(const Container& file, KvType type) {
@@ -118,7 +119,7 @@ void save_state(const std::string& path, const Model& model, const Sequence& seq
   ContainerWriter file(path);
   file.put("general.architecture", "rkllm");
   file.put("general.type", "prompt_cache");
-  file.put("general.name", text_or(*model.file, "general.name", ""));
+  if (model.file->find_value("general.name")) file.put("general.name", text_or(*model.file, "general.name", ""));
   file.put("rkllm.version", kFileVersion);
   file.put("rkllm.required", std::vector<std::string>());
   file.put("rkllm.producer", "rkllm_ext " RKLLM_EXT_VERSION);

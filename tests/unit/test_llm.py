@@ -441,13 +441,6 @@ def test_a_path_that_is_no_model_is_a_model_file_error(tmp_path: Path) -> None:
             LLM(path)
 
 
-def test_prompt_states_are_refused_until_the_library_has_them(llm: LLM, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="prompt cache"):
-        llm.load_prompt_cache(tmp_path / "a.bin")
-    with pytest.raises(InvalidArgumentError, match="no prompt cache is loaded"):
-        llm.release_prompt_cache()
-
-
 def test_a_closed_model_says_so_and_can_be_closed_again(tiny_model: Path) -> None:
     model = LLM(tiny_model, max_context_len=64)
     model.close()
