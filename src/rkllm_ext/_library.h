@@ -26,7 +26,7 @@
   X(rkllm_ext_session_logits) X(rkllm_ext_session_sample) X(rkllm_ext_session_set_option)                             \
   X(rkllm_ext_session_truncate) X(rkllm_ext_session_fork) X(rkllm_ext_session_tokens) X(rkllm_ext_session_abort)      \
   X(rkllm_ext_token_logprobs) X(rkllm_ext_default_sampling) X(rkllm_ext_sampler_open) X(rkllm_ext_sampler_copy)       \
-  X(rkllm_ext_sampler_close) X(rkllm_ext_sample) X(rkllm_ext_top_logprobs) X(rkllm_ext_quantize)                  \
+  X(rkllm_ext_sampler_close) X(rkllm_ext_sample) X(rkllm_ext_top_logprobs) X(rkllm_ext_quantize)                      \
   X(rkllm_ext_release_lora) X(rkllm_ext_session_hold_logits) X(rkllm_ext_logits_release) X(rkllm_ext_token_bytes)     \
   X(rkllm_ext_load_prompt_cache) X(rkllm_ext_release_prompt_cache) X(rkllm_ext_session_save)                          \
   X(rkllm_ext_session_restore)

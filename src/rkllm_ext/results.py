@@ -25,14 +25,12 @@ class Perf:
         Time for the input, and for the answer after its first token, milliseconds.
     prefill_tokens, generate_tokens
         Tokens of the input that were computed, and of the answer.
-    reused_tokens
-        Tokens of the input whose state was there already: from the run before, or from a prompt cache.
     finish_reason
         As in `Generation`; "error" when the run failed.
     seed
         That the run used; the same seed and input give the same answer.
     reused_tokens
-        Tokens of the input whose state was there already.
+        Tokens of the input whose state was there already: from the run before, or from a prompt cache.
     drafted_tokens, accepted_tokens
         Tokens of the answer that were guessed ahead (`draft`), and how many of these were right.
     input_address

@@ -96,7 +96,7 @@ void Session::restore(const std::string& path) {
   restore_state(*state, n, *sequence_);
   prompt_length_ = state->prompt_length;
   has_logits_ = !state->logits.empty();
-  std::copy(state->logits.begin(), state->logits.end(), logits_.data());
+  std::copy(state->logits.begin(), state->logits.end(), room_for_logits());
 }
 
 void Session::truncate(int n) {
