@@ -78,21 +78,28 @@ void Session::save(const std::string& path) const {
   save_state(path, model(), *sequence_, {adapter_fingerprint(), prompt_length_, logits()});
 }
 
+std::shared_ptr<const Adapter> Session::adapter_of(const SavedState& state) const {
+  if (!state.adapter) return nullptr;
+  std::shared_ptr<const Adapter> adapter = executor_->adapters().find_fingerprint(state.adapter);
+  if (!adapter)
+    throw Error(ErrorCode::MODEL_FILE, state.file->path() + ": was saved with a LoRA adapter that is not loaded, or not "
+                                                            "with that scale; load the adapter first");
+  return adapter;
+}
+
 std::shared_ptr<const SavedState> Session::open_saved(const std::string& path) const {
   std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache());
-  if (state->adapter && !executor_->adapters().find_fingerprint(state->adapter))
-    throw Error(ErrorCode::MODEL_FILE, path + ": was saved with a LoRA adapter that is not loaded, or not with that "
-                                              "scale; load the adapter first");
+  adapter_of(*state);
   return state;
 }
 
 void Session::restore(const std::string& path) {
-  const std::shared_ptr<const SavedState> state = open_saved(path);
+  const std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache());
   const int n = state->positions.length();
   if (n > max_context())
     throw Error(ErrorCode::CONTEXT_FULL, format("%s: has %d positions, but max_context_len is %d; raise max_context_len",
                                                 path.c_str(), n, max_context()));
-  use_adapter(state->adapter ? executor_->adapters().find_fingerprint(state->adapter) : nullptr);
+  use_adapter(adapter_of(*state));
   restore_state(*state, n, *sequence_);
   prompt_length_ = state->prompt_length;
   has_logits_ = !state->logits.empty();

@@ -96,6 +96,7 @@ class Session {
   Segment segment(const SequenceInput& rows, int length);
   void compute_anew(int length);
   float* room_for_logits();
+  std::shared_ptr<const Adapter> adapter_of(const SavedState& state) const;
   uint64_t adapter_fingerprint() const { return adapter_ ? adapter_->fingerprint : 0; }
 
   std::shared_ptr<Executor> executor_;
