@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from .errors import InvalidArgumentError
 from .lora import adapter_path
-from .quant.recipe import ALGORITHMS
 from .sources import locate
 
 if TYPE_CHECKING:
@@ -183,10 +182,6 @@ class RKLLM:
         self._forget()
         settings: dict[str, Any] = {"platform": str(target_platform).lower(), "npu_cores": num_npu_core}
         if do_quantization:
-            levels = ALGORITHMS.get(quantized_algorithm, ())
-            if optimization_level == 1 and 1 not in levels and levels:
-                _log.warning("optimization_level 1 is not there yet; level %d is used", levels[-1])
-                optimization_level = levels[-1]
             settings |= {
                 "quantized_dtype": quantized_dtype,
                 "algorithm": quantized_algorithm,

@@ -16,13 +16,19 @@ import click
 @click.option("--text", required=True, type=click.Path(), help="UTF-8 text to predict.")
 @click.option("--against", type=click.Path(), help="A .rkllm file, usually fp16, to measure the distance from.")
 @click.option(
-    "--context", type=click.IntRange(2), default=512, show_default=True, help="Tokens of a window; none overlap."
+    "--context", type=click.IntRange(2), help="Tokens of a window; none overlap. Default: 512, or the model's."
 )
 @click.option("--tokens", type=click.IntRange(2), help="Use the first tokens of the text only.")
 @click.option("--threads", "n_threads", type=click.IntRange(1, 256), help="Default: the machine's cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    model: str, text: str, against: str | None, context: int, tokens: int | None, n_threads: int | None, as_json: bool
+    model: str,
+    text: str,
+    against: str | None,
+    context: int | None,
+    tokens: int | None,
+    n_threads: int | None,
+    as_json: bool,
 ) -> None:
     """Print the perplexity of the .rkllm file MODEL on a text; with --against, its distance from another model."""
     facts = evaluated(model, text, against, context, tokens, n_threads)
@@ -30,7 +36,7 @@ def command(
 
 
 def evaluated(
-    model: str, text: str, against: str | None, context: int, tokens: int | None, n_threads: int | None
+    model: str, text: str, against: str | None, context: int | None, tokens: int | None, n_threads: int | None
 ) -> dict[str, Any]:
     """Return the figures, ready for JSON."""
     from dataclasses import asdict
@@ -41,6 +47,7 @@ def evaluated(
     settings: dict[str, Any] = {"max_context_len": context, "n_threads": n_threads}
     with contextlib.ExitStack() as stack:
         llm = stack.enter_context(LLM(model, **settings))
+        context = context or min(512, llm.info.max_context_len)
         ids = llm.tokenize(_read(text), parse_special=False)[:tokens]
         facts = {"model": model, "text": text, "context": context, "n_tokens": len(ids)}
         if against is None:

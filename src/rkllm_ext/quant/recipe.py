@@ -64,6 +64,11 @@ class Recipe:
         if self.dataset is not None:
             read_texts(self.dataset)
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the model itself is run on texts to find out codes, scales or formats."""
+        return bool(self.optimization_level or self.hybrid_rate)
+
     def identity(self) -> str:
         """Return a digest, hexadecimal, of everything that decides the result: files by their content."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
