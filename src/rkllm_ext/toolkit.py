@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import InvalidArgumentError
 from .lora import adapter_path
+from .quant.dataset import BUILT_IN_USED
 from .sources import locate
 
 if TYPE_CHECKING:
@@ -190,6 +191,8 @@ class RKLLM:
                 "hybrid_rate": hybrid_rate,
                 "extra_qparams": extra_qparams or None,
             }
+            if not dataset and (optimization_level or hybrid_rate):
+                _log.warning(BUILT_IN_USED)
         self._convert(source, settings)
         return 0
 

@@ -38,7 +38,7 @@ PYTHON = {
     "session": "_rkllm logits options",
     "llm": "errors _rkllm astream chat options results session stream",
     "evaluate": "errors llm progress",
-    "toolkit": "errors _rkllm convert llm lora readers source_model sources writer",
+    "toolkit": "errors _rkllm convert llm lora quant.dataset readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm arch chat convert evaluate llm lora progress quant readers results sources",

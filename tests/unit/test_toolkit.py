@@ -274,6 +274,19 @@ def test_types_that_a_platform_runs_are_built(
         assert file.values["rkllm.platform"] == platform.lower()
 
 
+@pytest.mark.parametrize("with_dataset", [False, True])
+def test_calibrating_with_the_built_in_text_is_said(
+    loaded: RKLLM, tmp_path: Path, caplog: pytest.LogCaptureFixture, with_dataset: bool
+) -> None:
+    dataset = None
+    if with_dataset:
+        dataset = tmp_path / "data.json"
+        dataset.write_text(json.dumps([{"input": "the mill by the river " * 40, "target": "and past the mill " * 40}]))
+    assert loaded.build(optimization_level=1, dataset=dataset) == 0, loaded.last_error
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["built-in text" in line for line in said] == ([] if with_dataset else [True])
+
+
 def test_without_quantization_weights_are_fp16(loaded: RKLLM, tmp_path: Path) -> None:
     assert loaded.build(do_quantization=False, quantized_dtype="w4a16") == 0
     assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
@@ -315,7 +328,7 @@ def test_an_export_to_another_file_system_is_a_copy(
     def no_links(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     assert loaded.export_rkllm(tmp_path / "a.rkllm") == 0
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "b.rkllm").write_bytes(b"old")
@@ -330,7 +343,7 @@ def test_an_export_that_fails_leaves_the_old_file(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     (tmp_path / "m.rkllm").write_bytes(b"old")
     monkeypatch.setattr(os, "link", full)
     monkeypatch.setattr(shutil, "copyfile", full)
@@ -344,14 +357,14 @@ def test_exports_that_cannot_be_are_refused(loaded: RKLLM, tmp_path: Path) -> No
     assert RKLLM().export_rkllm(tmp_path / "m.rkllm") == -1
     assert loaded.export_rkllm(tmp_path / "m.rkllm") == -1
     assert loaded.last_error == "nothing is built; call build() first"
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     assert loaded.export_rkllm(tmp_path) == -1
     assert "is a folder; name a file to write" in loaded.last_error
     assert loaded.export_rkllm(None) == -1
 
 
 def test_a_build_that_fails_leaves_nothing_to_export(loaded: RKLLM, tmp_path: Path) -> None:
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     assert loaded.build(quantized_dtype="w4a16") == -1
     assert loaded.export_rkllm(tmp_path / "m.rkllm") == -1
 
@@ -359,15 +372,15 @@ def test_a_build_that_fails_leaves_nothing_to_export(loaded: RKLLM, tmp_path: Pa
 def test_nothing_is_left_in_the_temporary_folder(
     loaded: RKLLM, own_temporary_folder: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    assert loaded.build() == 0
-    assert loaded.build(quantized_dtype="w4a16", target_platform="cpu") == 0
+    assert loaded.build(optimization_level=0) == 0
+    assert loaded.build(quantized_dtype="w4a16", target_platform="cpu", optimization_level=0) == 0
     assert len(list(own_temporary_folder.iterdir())) == 1
     assert loaded.get_logits({"input_ids": [IDS]}) is not None
     assert loaded.load_huggingface(tiny_llama) == 0
     assert list(own_temporary_folder.iterdir()) == []
     other = RKLLM()
     assert other.load_huggingface(tiny_llama) == 0
-    assert other.build() == 0
+    assert other.build(optimization_level=0) == 0
     del other
     gc.collect()
     assert list(own_temporary_folder.iterdir()) == []
@@ -382,12 +395,12 @@ def test_an_adapter_is_exported_beside_the_model(tiny_llama: Path, tmp_path: Pat
     adapter = write_peft(tmp_path / "adapter", random_pairs(PAIRS, rank=4), lora_alpha=8)
     model = RKLLM()
     assert model.load_huggingface(str(tiny_llama), model_lora=str(adapter)) == 0
-    assert model.build() == 0
+    assert model.build(optimization_level=0) == 0
     assert model.export_rkllm(str(tmp_path / "m.rkllm")) == 0
     convert_lora(adapter, tiny_llama, tmp_path / "expected.rkllm", dtype="fp16")
     assert (tmp_path / "m_lora.rkllm").read_bytes() == (tmp_path / "expected.rkllm").read_bytes()
     assert model.load_huggingface(tiny_llama) == 0
-    assert model.build() == 0
+    assert model.build(optimization_level=0) == 0
     assert model.export_rkllm(tmp_path / "n.rkllm") == 0
     assert not (tmp_path / "n_lora.rkllm").exists()
 
@@ -405,7 +418,7 @@ def test_a_gguf_adapter_goes_with_the_model_that_was_loaded_before(tiny_llama: P
     assert "no model is loaded" in model.last_error
     assert model.load_huggingface(tiny_llama) == 0
     assert model.load_gguf(adapter) == 0
-    assert model.build() == 0
+    assert model.build(optimization_level=0) == 0
     assert model.export_rkllm(tmp_path / "m.rkllm") == 0
     convert_lora(adapter, tiny_llama, tmp_path / "expected.rkllm", dtype="fp16")
     assert (tmp_path / "m_lora.rkllm").read_bytes() == (tmp_path / "expected.rkllm").read_bytes()
@@ -424,9 +437,9 @@ def test_an_adapter_that_does_not_fit_fails(tiny_llama: Path, tmp_path: Path) ->
 # ---- logits ----
 
 
-@pytest.mark.parametrize("dtype", ["w8a8", "w4a16_g32"])
-def test_logits_are_those_of_the_exported_file(loaded: RKLLM, tmp_path: Path, dtype: str) -> None:
-    assert loaded.build(quantized_dtype=dtype, target_platform="cpu") == 0
+@pytest.mark.parametrize(("dtype", "level"), [("w8a8", 0), ("w4a16_g32", 0), ("w4a16", 1)])
+def test_logits_are_those_of_the_exported_file(loaded: RKLLM, tmp_path: Path, dtype: str, level: int) -> None:
+    assert loaded.build(quantized_dtype=dtype, target_platform="cpu", optimization_level=level) == 0
     found = loaded.get_logits({"input_ids": np.array([IDS])})
     assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
     with LLM(tmp_path / "m.rkllm") as llm:
@@ -482,14 +495,14 @@ def test_longer_inputs_than_the_usual_context_are_taken_up_to_the_models(
     ],
 )
 def test_inputs_without_logits_are_refused(loaded: RKLLM, inputs: Any, sentence: str) -> None:
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     assert loaded.get_logits(inputs) is None
     assert loaded.last_error
     assert sentence in loaded.last_error
 
 
 def test_an_attention_mask_of_ones_changes_nothing(loaded: RKLLM) -> None:
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     plain = loaded.get_logits({"input_ids": np.array([IDS])})
     masked = loaded.get_logits({"input_ids": np.array([IDS]), "attention_mask": np.ones((1, len(IDS)), np.int64)})
     assert np.array_equal(plain, masked)
@@ -504,7 +517,7 @@ def test_without_a_model_there_are_no_logits_and_no_answer() -> None:
 
 def test_torch_tensors_come_back_as_torch_tensors(loaded: RKLLM) -> None:
     torch = pytest.importorskip("torch")
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     ids = torch.tensor([IDS])
     found = loaded.get_logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     assert isinstance(found, torch.Tensor)
@@ -518,7 +531,7 @@ def test_the_perplexity_script_of_the_manual_runs(loaded: RKLLM) -> None:
     torch = pytest.importorskip("torch")
     from rkllm_ext.evaluate import perplexity
 
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     text = np.random.default_rng(0).integers(0, 300, (1, 150))
 
     class Encodings:
@@ -546,7 +559,7 @@ def test_the_perplexity_script_of_the_manual_runs(loaded: RKLLM) -> None:
 
 
 def test_text_is_answered_as_it_is_and_a_list_in_the_chat_template(loaded: RKLLM, tmp_path: Path) -> None:
-    assert loaded.build() == 0
+    assert loaded.build(optimization_level=0) == 0
     assert loaded.export_rkllm(tmp_path / "m.rkllm") == 0
     messages = [{"role": "user", "content": "hello"}]
     with LLM(tmp_path / "m.rkllm", max_new_tokens=8, top_k=1) as llm:

@@ -68,6 +68,7 @@ def command(
 ) -> None:
     """Convert SOURCE (a GGUF file, a Hugging Face folder, or hf:REPOSITORY) to the .rkllm file OUT."""
     from ..convert import convert
+    from ..quant.dataset import BUILT_IN_USED
     from ..quant.recipe import Recipe
     from ..report import write_report
     from ..sources import locate
@@ -81,6 +82,8 @@ def command(
         return
     if lora is not None:  # first: an adapter that does not fit is found out before the long part
         _convert_lora(lora, path, Path(out), dtype)
+    if recipe.calibrates and dataset is None:
+        click.echo(f"rkllm-ext: {BUILT_IN_USED}", err=True)
     with _saying_what_is_kept(Path(out)):
         report = convert(
             path,

@@ -10,6 +10,10 @@ from typing import Any
 
 from ..errors import InvalidArgumentError
 
+BUILT_IN_USED = (
+    "no dataset is given: a short built-in text is used to calibrate; "
+    "texts of the kind that the model is for give better weights"
+)
 BUILT_IN = Path(__file__).with_name("calibration.json")
 
 
