@@ -50,6 +50,11 @@ inline float maximum(F v) {
 
 inline I isplat(int32_t v) { return _mm512_set1_epi32(v); }
 inline void istore(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+inline I iadd(I x, I y) { return _mm512_add_epi32(x, y); }
+inline I isub(I x, I y) { return _mm512_sub_epi32(x, y); }
+inline I shift_left_8(I v) { return _mm512_slli_epi32(v, 8); }
+inline I shift_right_8(I v) { return _mm512_srai_epi32(v, 8); }
+inline void store_bytes(int8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v)); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 inline I to_int(F v) { return _mm512_cvtps_epi32(v); }
 

@@ -57,6 +57,27 @@ inline I isplat(int32_t x) { return {{vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s3
 inline void istore(int32_t* p, I a) {
   for (int i = 0; i < 4; i++) vst1q_s32(p + 4 * i, a.v[i]);
 }
+inline I iadd(I a, I b) {
+  for (int i = 0; i < 4; i++) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+  return a;
+}
+inline I isub(I a, I b) {
+  for (int i = 0; i < 4; i++) a.v[i] = vsubq_s32(a.v[i], b.v[i]);
+  return a;
+}
+inline I shift_left_8(I a) {
+  for (int i = 0; i < 4; i++) a.v[i] = vshlq_n_s32(a.v[i], 8);
+  return a;
+}
+inline I shift_right_8(I a) {
+  for (int i = 0; i < 4; i++) a.v[i] = vshrq_n_s32(a.v[i], 8);
+  return a;
+}
+inline void store_bytes(int8_t* p, I a) {
+  const int16x8_t first = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
+  const int16x8_t second = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(first), vmovn_s16(second)));
+}
 inline F to_float(I a) {
   F r;
   for (int i = 0; i < 4; i++) r.v[i] = vcvtq_f32_s32(a.v[i]);

@@ -235,11 +235,19 @@ inline float magnitude(const float* x, int begin, int end) {
   return result;
 }
 
-// Fill integers[0, 16) with x[k, k + 16) * factor rounded to nearest even; columns from k_end on are 0.
-inline void round16(const float* x, int k, int k_end, float factor, int32_t* integers) {
+inline int32_t isum(I v) {
+  int32_t lanes[16], total = 0;
+  istore(lanes, v);
+  for (int i = 0; i < 16; i++) total += lanes[i];
+  return total;
+}
+
+// x[k, k + 16) * factor rounded to nearest even; columns from k_end on are 0.
+inline I rounded(const float* x, int k, int k_end, float factor) {
+  if (k + 16 <= k_end) return to_int(mul(load(x + k), splat(factor)));
   float chunk[16];
   for (int i = 0; i < 16; i++) chunk[i] = k + i < k_end ? x[k + i] : 0.0f;
-  istore(integers, to_int(mul(load(chunk), splat(factor))));
+  return to_int(mul(load(chunk), splat(factor)));
 }
 
 template <int Bytes>
@@ -250,24 +258,23 @@ void quantize(const float* x, int k, const QuantizedRow& out) {
     const int end = at_most(begin + out.group, out.k_padded);
     const float most = magnitude(x, begin, at_most(end, k));
     const float factor = most > 0.0f ? top / most : 0.0f;
-    int32_t hi_sum = 0, lo_sum = 0;
+    I hi_sum = isplat(0), lo_sum = isplat(0);
     for (int at = begin; at < end; at += 16) {
-      int32_t q[16];
-      round16(x, at, at_most(end, k), factor, q);
-      for (int i = 0; i < 16; i++) {
-        const int32_t hi = Bytes == 2 ? (q[i] + 128) >> 8 : q[i];
-        out.hi[at + i] = int8_t(hi);
-        hi_sum += hi;
-        if (Bytes == 2) {
-          const int32_t lo = q[i] - 256 * hi;
-          out.lo[at + i] = int8_t(lo);
-          lo_sum += lo;
-        }
+      const I q = rounded(x, at, at_most(end, k), factor);
+      if (Bytes == 1) {
+        store_bytes(out.hi + at, q);
+        hi_sum = iadd(hi_sum, q);
+        continue;
       }
+      const I hi = shift_right_8(iadd(q, isplat(128))), lo = isub(q, shift_left_8(hi));
+      store_bytes(out.hi + at, hi);
+      store_bytes(out.lo + at, lo);
+      hi_sum = iadd(hi_sum, hi);
+      lo_sum = iadd(lo_sum, lo);
     }
     out.scales[g] = most / top;
-    out.hi_sums[g] = hi_sum;
-    if (Bytes == 2) out.lo_sums[g] = lo_sum;
+    out.hi_sums[g] = isum(hi_sum);
+    if (Bytes == 2) out.lo_sums[g] = isum(lo_sum);
   }
 }
 

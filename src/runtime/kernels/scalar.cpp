@@ -62,6 +62,13 @@ inline float maximum(F a) {
 
 inline I isplat(int32_t v) { return ieach([&](int) { return v; }); }
 inline void istore(int32_t* p, I a) { __builtin_memcpy(p, &a, sizeof a); }
+inline I iadd(I a, I b) { return ieach([&](int i) { return a.lane[i] + b.lane[i]; }); }
+inline I isub(I a, I b) { return ieach([&](int i) { return a.lane[i] - b.lane[i]; }); }
+inline I shift_left_8(I a) { return ieach([&](int i) { return a.lane[i] * 256; }); }
+inline I shift_right_8(I a) { return ieach([&](int i) { return a.lane[i] >> 8; }); }
+inline void store_bytes(int8_t* p, I a) {
+  for (int i = 0; i < 16; i++) p[i] = int8_t(a.lane[i]);
+}
 inline F to_float(I a) { return each([&](int i) { return float(a.lane[i]); }); }
 inline I to_int(F a) { return ieach([&](int i) { return int32_t(__builtin_rintf(a.lane[i])); }); }
 
