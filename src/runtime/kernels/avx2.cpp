@@ -14,7 +14,8 @@ struct C { __m256i a, b; };
 
 constexpr int kTokens = 2;
 constexpr int kTiles = 2;
-// Blocks of integer kernels: tokens for 16- and 8-bit activations, tiles beside each other, and tiles where only memory counts.
+// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
+// memory counts.
 constexpr int kTokensA16 = 2;
 constexpr int kTokensW8A8 = 4;
 constexpr int kIntegerTiles = 1;

@@ -18,7 +18,8 @@ struct C { __m512i v; };
 
 constexpr int kTokens = 4;
 constexpr int kTiles = 4;
-// Blocks of integer kernels: tokens for 16- and 8-bit activations, tiles beside each other, and tiles where only memory counts.
+// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
+// memory counts.
 constexpr int kTokensA16 = 4;
 constexpr int kTokensW8A8 = 6;
 constexpr int kIntegerTiles = 2;

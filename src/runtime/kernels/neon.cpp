@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kTokens = 2;
 constexpr int kTiles = 1;
-// Blocks of integer kernels: tokens for 16- and 8-bit activations, tiles beside each other, and tiles where only memory counts.
+// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
+// memory counts.
 constexpr int kTokensA16 = 2;
 constexpr int kTokensW8A8 = 4;
 constexpr int kIntegerTiles = 1;

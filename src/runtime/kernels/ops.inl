@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels, written once over the vector types of the including file, which defines in an anonymous namespace:
-//   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half load_s8 exponent(p, n) = p * 2^n
-//   I 16 int32:   isplat iadd to_float
-//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4); kSignedOffset: what prepare_s8 adds
-//   kTokens, kTiles: register blocking of the matmuls
+//   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half load_s8,
+//                 exponent(p, n) = p * 2^n
+//   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
+//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4);
+//                 kSignedOffset: what prepare_s8 adds
+//   register blocking: kTokens, kTiles of the float matmuls, kTokensA16, kTokensW8A8, kIntegerTiles, kStreams of the others
 // The order of every float operation is part of the definition: one multiply-add per column in column order for float
 // weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
 // 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
@@ -97,8 +99,8 @@ struct GroupSum {
   }
 };
 
-// Bytes of codes between what is read and what memory is asked for, all streams together: what arrives in the time that memory
-// takes to answer.
+// Bytes of codes between what is read and what memory is asked for, all streams together: what arrives in the time
+// that memory takes to answer.
 constexpr int kAhead = 8192;
 
 template <int Bits, int Bytes, int T, int R>

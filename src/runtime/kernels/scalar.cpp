@@ -13,7 +13,8 @@ struct C { uint8_t byte[64]; };
 
 constexpr int kTokens = 4;
 constexpr int kTiles = 1;
-// Blocks of integer kernels: tokens for 16- and 8-bit activations, tiles beside each other, and tiles where only memory counts.
+// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
+// memory counts.
 constexpr int kTokensA16 = 2;
 constexpr int kTokensW8A8 = 4;
 constexpr int kIntegerTiles = 1;
