@@ -41,7 +41,7 @@ PYTHON = {
     "toolkit": "errors _rkllm convert llm lora quant.dataset readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm arch chat convert evaluate llm lora progress quant readers results sources",
+    "cli": "errors _rkllm arch chat convert estimate evaluate journal llm lora progress quant readers report results sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
