@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import ModelFileError
 from .progress import Progress, Report
 from .quant.formats import check_platform
-from .quant.prepare import Source, prepared
+from .quant.inputs import factor_lengths
+from .quant.prepare import Formats, Source, prepared
 from .quant.quantizer import Facts
 from .quant.recipe import FileName, Recipe
 from .source_model import open_model
@@ -111,7 +116,8 @@ def convert(
         )
         with model.naming():
             formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure))
-            entries = [Entry.of(name, each.shape, formats[name]) for name, each in model.tensors.items()]
+            vectors = factor_lengths(model.spec, seen.shapes) if quantizer.folds else {}
+            entries = list(_entries(seen.shapes, formats, vectors))
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
             fingerprint = model.checkpoint.fingerprint(done.add)
@@ -121,7 +127,11 @@ def convert(
                 done.add(sum(entry.n_bytes for entry in entries[: len(rows)]))
                 for entry in entries[len(rows) :]:
                     with model.naming():
-                        data, facts = quantizer.pack(model.tensor(entry.name))
+                        if entry.name in vectors:
+                            packed = _vector(quantizer.factors(entry.name), entry.cols)
+                        else:
+                            packed = quantizer.pack(model.tensor(entry.name))
+                    data, facts = packed
                     rows.append({**_row(entry), **facts})
                     file.write(data, rows[-1])
                     done.add(entry.n_bytes)
@@ -145,6 +155,20 @@ def _write_float_copy(source: str | os.PathLike[str], path: Path) -> None:
         convert(source, path, "fp16")
     except ModelFileError:  # weights beyond fp16 are the one failure that another format may not have
         convert(source, path, "fp32")
+
+
+def _entries(shapes: Mapping[str, tuple[int, ...]], formats: Formats, vectors: Mapping[str, int]) -> Iterator[Entry]:
+    """Yield the tensors in file order: the vectors of factors of a block before its other tensors."""
+    waiting = dict(vectors)
+    for name, shape in shapes.items():
+        block = name[: name.index(".", 4) + 1] if name.startswith("blk.") else None
+        for vector in [each for each in waiting if block and each.startswith(block)]:
+            yield Entry(vector, "", 1, waiting.pop(vector))
+        yield Entry.of(name, shape, formats[name])
+
+
+def _vector(factors: NDArray[np.float32] | None, length: int) -> tuple[bytes | bytearray, Facts]:
+    return (np.ones(length) if factors is None else factors).astype("<f4").tobytes(), {}
 
 
 def _row(entry: Entry) -> Facts:

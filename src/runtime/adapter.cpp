@@ -60,6 +60,29 @@ LowRank read_pair(const Container& file, Tensors& tensors, const Linear& linear)
   return pair;
 }
 
+// The matrix in fp32 with each value multiplied by factor(row, column), its bytes at the end of `kept`.
+template <class Factor>
+Matrix adjusted(const Matrix& matrix, std::vector<Buffer<uint8_t>>& kept, const Factor& factor) {
+  const Format& format = *find_format("fp32");
+  const int64_t rows = matrix.rows, cols = matrix.cols;
+  const Layout layout = layout_of(format, rows, cols);
+  Buffer<float> values(rows * cols);
+  for (int64_t row = 0; row < rows; row++) {
+    unpack_row(*matrix.format, rows, cols, matrix.packed, row, &values[row * cols]);
+    for (int64_t col = 0; col < cols; col++) values[row * cols + col] *= factor(row, col);
+  }
+  kept.emplace_back(layout.n_bytes);
+  pack(format, rows, cols, values.data(), nullptr, kept.back().data());
+  return {&format, rows, cols, layout, kept.back().data()};
+}
+
+// The layer's input is divided by its in_factors, and whoever reads its output undoes that by its out_factors.
+void adjust(const Linear& linear, LowRank& pair, std::vector<Buffer<uint8_t>>& kept) {
+  const Buffer<float>&in = linear.in_factors, &out = linear.out_factors;
+  if (in.size()) pair.a.weight = adjusted(pair.a.weight, kept, [&](int64_t, int64_t col) { return in[col]; });
+  if (out.size()) pair.b.weight = adjusted(pair.b.weight, kept, [&](int64_t row, int64_t) { return 1.0f / out[row]; });
+}
+
 uint64_t fingerprint_with(const Container& file, float scale) {
   uint64_t parts[] = {fingerprint_of(file), 0};
   memcpy(&parts[1], &scale, sizeof scale);
@@ -90,7 +113,9 @@ std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared
     if (layer.empty()) continue;  // a side b comes with its a
     const Linear* linear = find_linear(*model, layer);
     if (!linear) refuse(*file, "tensor '" + name + "': the model has no linear layer '" + layer + "'");
-    adapter->additions.emplace(linear, read_pair(*file, tensors, *linear));
+    LowRank pair = read_pair(*file, tensors, *linear);
+    adjust(*linear, pair, adapter->adjusted);
+    adapter->additions.emplace(linear, std::move(pair));
   }
   tensors.check_all_taken();
   if (adapter->additions.empty()) refuse(*file, "the adapter changes no layer");

@@ -13,13 +13,15 @@
 
 namespace rkllm {
 
-// Immutable once opened: any number of sequences on any threads share one. The matrices lie in the mapped file.
+// Immutable once opened: any number of sequences on any threads share one. The matrices lie in the mapped file, or in
+// `adjusted` where the model's conversion has put factors into the layer.
 struct Adapter {
   std::shared_ptr<const Model> model;
   std::shared_ptr<const Container> file;
   float scale = 1.0f;
   uint64_t fingerprint = 0;  // of the file's content and the scale
   std::unordered_map<const Linear*, LowRank> additions;
+  std::vector<Buffer<uint8_t>> adjusted;
 
   // nullptr where it changes nothing.
   const LowRank* find(const Linear& linear) const;

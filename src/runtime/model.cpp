@@ -22,12 +22,27 @@ struct Reader {
   Tensors tensors;
   int64_t weight_bytes = 0;
 
+  void read_factors(Linear& linear) {
+    const auto read = [&](const std::string& name, int64_t n) {
+      Buffer<float> values;
+      if (!tensors.has(name)) return values;
+      values = tensors.vector(name, n);
+      tensors.n_parameters -= n;  // known from the other tensors
+      for (int64_t i = 0; i < n; i++)
+        if (!(values[i] > 0.0f)) refuse(file, "tensor '" + name + "' has factors that are not positive");
+      return values;
+    };
+    linear.in_factors = read(linear.name + ".in_factors", linear.weight.cols);
+    linear.out_factors = read(linear.name + ".out_factors", linear.weight.rows);
+  }
+
   // <name>.weight and, where it is there, <name>.bias
   Linear linear(const std::string& name, int64_t rows, int64_t cols) {
     Linear linear;
     linear.name = name;
     linear.weight = tensors.matrix(name + ".weight", rows, cols);
     if (tensors.has(name + ".bias")) linear.bias = tensors.vector(name + ".bias", rows);
+    read_factors(linear);
     weight_bytes += linear.weight.layout.n_bytes;
     return linear;
   }
@@ -47,6 +62,7 @@ struct Reader {
     linear.n_heads = n_heads;
     linear.weight = tensors.matrix(name + ".weight", n_heads * rows, cols);
     if (!linear.weight.format->is_float()) refuse(file, "tensor '" + name + ".weight' must be fp32 or fp16");
+    read_factors(linear);
     weight_bytes += linear.weight.layout.n_bytes;
     return linear;
   }

@@ -7,9 +7,11 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from adapters import random_pairs, write_peft
 
 import rkllm_ext
 from rkllm_ext import _rkllm
@@ -212,45 +214,77 @@ class Folding(RoundToNearest):
     """Divides and multiplies by random factors wherever they cancel."""
 
     inputs: list[Input]
-    factors: dict[str, Array]
+    chosen: dict[str, Array]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.folds = True
+
+    def factors(self, name: str) -> Array | None:
+        stem, _, side = name.rpartition(".")
+        for each in self.inputs:
+            if side == "in_factors" and f"{stem}.weight" in each.readers:
+                return each.columns(self.chosen[each.name])
+            if side == "out_factors" and f"{stem}.weight" in each.makers:
+                return self.chosen[each.name]
+        raise AssertionError(name)
 
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         values = weights.floats()
         for each in self.inputs:
             if weights.name in each.makers:
-                values = with_rows_divided(values, self.factors[each.name])
+                values = with_rows_divided(values, self.chosen[each.name])
             if weights.name in each.readers:
-                values = values * each.columns(self.factors[each.name])
+                values = values * each.columns(self.chosen[each.name])
         return super().pack(Changed(weights, values))
 
 
-def logits_with_factors(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Array, Array, int]:
-    """Return the fp32 logits of a model as it is and with factors, and how many inputs were given some."""
+def logits_with_factors(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Array], list[Array], int]:
+    """Return fp32 logits of a model as it is and with factors, each without and with an adapter of all its layers, and
+    how many inputs were given factors.
+    """
     with open_model(source) as model:
         inputs = [
             each for i in range(model.spec.size("n_layers")) for each in block_inputs(model.spec, model.tensors, i)
         ]
         Folding.inputs = [each for each in inputs if each.makers]
         rng = np.random.default_rng(4)
-        Folding.factors = {
+        Folding.chosen = {
             each.name: np.exp2(rng.uniform(-2, 2, model.tensors[each.makers[0]].shape[0])).astype(np.float32)
             for each in Folding.inputs
         }
+        layers = {
+            weight[: -len(".weight")]: shape
+            for name, each in model.tensors.items()
+            if len(each.shape) == 2 and name != "token_embd.weight"
+            for weight, shape in each.source.wants(each.shape).items()
+        }
+    adapter = write_peft(folder / "adapter", random_pairs(layers, 3, size=0.05))
+    rkllm_ext.convert_lora(adapter, source, folder / "lora.rkllm")
     rkllm_ext.convert(source, folder / "plain.rkllm", "fp32")
     monkeypatch.setattr(prepare, "RoundToNearest", Folding)
     rkllm_ext.convert(source, folder / "folded.rkllm", "fp32")
     found = []
     for name in ("plain", "folded"):
         with rkllm_ext.LLM(folder / f"{name}.rkllm") as llm:
-            found.append(llm.logits(np.arange(3, 20, dtype=np.int32)))
+            llm.load_lora(folder / "lora.rkllm", "it")
+            found.append([llm.logits(np.arange(3, 20, dtype=np.int32), lora=lora) for lora in (None, "it")])
     return found[0], found[1], len(Folding.inputs)
+
+
+def check_the_same(plain: list[Array], folded: list[Array]) -> None:
+    for before, after in zip(plain, folded):
+        assert np.abs(before - after).max() < 1e-4 * np.abs(before).max()
+        assert not np.array_equal(before, after)
+    assert np.abs(plain[1] - plain[0]).max() > 0.01 * np.abs(plain[0]).max()  # the adapter does something
 
 
 def test_factors_keep_the_logits(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, folded, n = logits_with_factors(tiny_llama, tmp_path, monkeypatch)
     assert n == 8
-    assert np.abs(plain - folded).max() < 1e-4 * np.abs(plain).max()
-    assert not np.array_equal(plain, folded)
+    check_the_same(plain, folded)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -259,7 +293,7 @@ def test_factors_keep_the_logits_of_every_family(
 ) -> None:
     plain, folded, n = logits_with_factors(shared / "reference" / family, tmp_path, monkeypatch)
     assert n >= 2
-    assert np.abs(plain - folded).max() < 1e-4 * np.abs(plain).max()
+    check_the_same(plain, folded)
 
 
 # ---- a block ----
@@ -268,9 +302,11 @@ def test_factors_keep_the_logits_of_every_family(
 def block(format: _rkllm.Format) -> tuple[list[Input], dict[str, Array], dict[str, InputStatistics]]:
     weights, x = example(format)
     inputs = [Input(("a", "b"), ("norm",))]
-    return inputs, {"norm": np.ones(weights.shape[1], np.float32), "a": weights, "b": weights[::-1] * 2}, {
-        "a": statistics(x)
-    }
+    return (
+        inputs,
+        {"norm": np.ones(weights.shape[1], np.float32), "a": weights, "b": weights[::-1] * 2},
+        {"a": statistics(x)},
+    )
 
 
 @pytest.mark.parametrize("format", QUANTIZED, ids=lambda format: format.name)
@@ -390,3 +426,22 @@ def test_level_1_of_a_float_format_is_level_0(tiny_llama: Path, tmp_path: Path) 
     for level in (0, 1):
         rkllm_ext.convert(tiny_llama, tmp_path / f"{level}.rkllm", "fp16", optimization_level=level)
     assert (tmp_path / "0.rkllm").read_bytes() == (tmp_path / "1.rkllm").read_bytes()
+
+
+def test_the_factors_of_level_1_are_in_the_file(tiny_llama: Path, dataset: Path, tmp_path: Path) -> None:
+    rkllm_ext.convert(tiny_llama, tmp_path / "m.rkllm", "w8a8", optimization_level=1, dataset=dataset)
+    with open_model(tiny_llama) as model, _rkllm.GGUFFile(tmp_path / "m.rkllm") as file:
+        found = {name: np.frombuffer(each.data, np.float32) for name, each in file.tensors.items() if each.type == 0}
+        chosen = 0
+        for layer in range(2):
+            block = f"blk.{layer}."
+            for norm, readers in (("attn_norm", ("attn_q", "attn_k", "attn_v")), ("ffn_norm", ("ffn_gate", "ffn_up"))):
+                factors = [found[f"{block}{reader}.in_factors"] for reader in readers]
+                weight = model.tensor(f"{block}{norm}.weight").floats()
+                assert all(np.array_equal(each, factors[0]) for each in factors)
+                assert np.allclose(found[f"{block}{norm}.weight"] * factors[0], weight, rtol=1e-6)
+                chosen += not np.array_equal(factors[0], np.ones_like(weight))
+            rows = found[block + "attn_v.out_factors"].reshape(2, 1, 16)  # two heads read each key head
+            assert np.array_equal(np.repeat(rows, 2, axis=1).reshape(-1), found[block + "attn_output.in_factors"])
+            assert np.array_equal(found[block + "ffn_up.out_factors"], found[block + "ffn_down.in_factors"])
+        assert chosen

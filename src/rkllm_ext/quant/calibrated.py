@@ -53,16 +53,16 @@ class Calibrated:
         self._calibration = calibration
         self._measure = measure
         self._nearest = RoundToNearest(formats, measure)
+        self.folds = True
         self._layer = -1
-        self._block = Block({}, {})
+        self._block = Block({}, {}, {})
         self._fixed: frozenset[str] = frozenset()
 
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         layer = layer_of(weights.name)
         if layer is None:
             return self._nearest.pack(weights)
-        if layer != self._layer:
-            self._block, self._layer = self._found(layer), layer
+        self._enter(layer)
         name, format = weights.name, self._formats[weights.name]
         if name in self._block.quantized and format is not None:
             found = self._block.quantized[name]
@@ -74,6 +74,17 @@ class Calibrated:
         if name in self._block.floats:
             return self._nearest.pack(Changed(weights, self._block.floats[name]))
         return self._nearest.pack(weights)
+
+    def factors(self, name: str) -> Float32 | None:
+        layer = layer_of(name)
+        if layer is None:
+            return None
+        self._enter(layer)
+        return self._block.factors.get(name)
+
+    def _enter(self, layer: int) -> None:
+        if layer != self._layer:
+            self._block, self._layer = self._found(layer), layer
 
     def _found(self, layer: int) -> Block:
         names = [name for name in self._formats if layer_of(name) == layer]

@@ -9,7 +9,7 @@ families; what a model lacks is left out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,31 @@ def block_inputs(spec: ModelSpec, names: Collection[str], layer: int) -> list[In
         The block's number.
     """
     return list(_inputs(spec, _Block(names, f"blk.{layer}.")))
+
+
+def factor_lengths(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the vectors of factors that a model file keeps, by name, with their lengths, block by block.
+
+    An adapter was made for the matrices as they were: it needs to know what its layer's columns were multiplied by
+    (``blk.3.attn_q.in_factors``) and what its rows were divided by (``blk.3.attn_v.out_factors``).
+    """
+    found = {}
+    for layer in range(spec.size("n_layers")):
+        for each in block_inputs(spec, shapes, layer):
+            if each.makers:
+                found.update({in_factors(name): shapes[name][1] for name in each.readers})
+                found.update({out_factors(name): shapes[name][0] for name in each.makers if len(shapes[name]) == 2})
+    return found
+
+
+def in_factors(weight: str) -> str:
+    """Return the name of the factors of a matrix's columns."""
+    return weight[: -len("weight")] + "in_factors"
+
+
+def out_factors(weight: str) -> str:
+    """Return the name of the factors that a matrix's rows were divided by."""
+    return weight[: -len("weight")] + "out_factors"
 
 
 class _Block:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import clip, compensate, rtn, smooth
 from .calibration import InputStatistics
-from .inputs import Input, with_rows_divided
+from .inputs import Input, in_factors, out_factors, with_rows_divided
 from .measure import Reference
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Block:
-    """What a block is to be stored as: `quantized` matrices, and `floats` for tensors that are no such matrix and had
-    something divided out.
+    """What a block is to be stored as: `quantized` matrices, `floats` for tensors that are no such matrix and had
+    something divided out, and the `factors` under the names of `inputs.factor_lengths` where they are not all one.
     """
 
     quantized: dict[str, Quantized]
     floats: dict[str, Float32]
+    factors: dict[str, Float32]
 
 
 def quantize_block(
@@ -72,6 +73,7 @@ def quantize_block(
     """
     tensors = dict(weights)
     changed: set[str] = set()
+    folded: dict[str, Float32] = {}
     for each in inputs:
         if not _is_foldable(each, formats, fixed):
             continue
@@ -80,8 +82,11 @@ def quantize_block(
             continue
         for name in each.makers:
             tensors[name] = with_rows_divided(tensors[name], factors)
+            if tensors[name].ndim == 2:
+                folded[out_factors(name)] = factors
         for name in each.readers:
             tensors[name] = tensors[name] * each.columns(factors)
+            folded[in_factors(name)] = each.columns(factors)
         statistics = {**statistics, each.name: _scaled(statistics[each.name], each.columns(factors))}
         changed.update(each.makers, each.readers)
     quantized: dict[str, Quantized] = {}
@@ -91,7 +96,7 @@ def quantize_block(
             curvature = compensate.curvature(statistics[each.name].gram)
             for name, format in wanted.items():
                 quantized[name] = _quantized(tensors[name], format, statistics[each.name], curvature)
-    return Block(quantized, {name: tensors[name] for name in changed if name not in quantized})
+    return Block(quantized, {name: tensors[name] for name in changed if name not in quantized}, folded)
 
 
 def _is_foldable(each: Input, formats: Mapping[str, Format | None], fixed: frozenset[str]) -> bool:

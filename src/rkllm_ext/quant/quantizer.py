@@ -41,7 +41,17 @@ class Quantizer(Protocol):
     """What an algorithm offers to a conversion, which calls it for the tensors in file order.
 
     The result may not depend on earlier calls: a conversion that goes on after an interruption leaves them out.
+
+    Attributes
+    ----------
+    folds : bool
+        Whether columns of matrices may be multiplied by factors that what makes their input is divided by.
     """
+
+    folds: bool
+
+    def factors(self, name: str) -> Float32 | None:
+        """Return a vector of factors by its name (`inputs.factor_lengths`); None: all are one."""
 
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         """Return the bytes of a tensor in the file, and facts about it: ``{"sqnr_db": 31.2}``."""
@@ -59,8 +69,12 @@ class RoundToNearest:
     """
 
     def __init__(self, formats: Mapping[str, Format | None], measure: bool = False) -> None:
+        self.folds = False
         self._formats = formats
         self._measure = measure
+
+    def factors(self, name: str) -> None:
+        return None
 
     def takes_over(self, weights: Weights) -> bool:
         """Whether the source holds the tensor's codes and scales as the format has them."""
