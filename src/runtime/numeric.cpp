@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "numeric.h"
 
+#include <locale>
+#include <sstream>
+
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -67,6 +70,13 @@ double logarithm(double x) {
   double sum = 0.0;
   for (int n = 25; n > 0; n -= 2) sum = sum * square + 1.0 / double(n);
   return double(exponent) * kLn2High + (2.0 * s * sum + double(exponent) * kLn2Low);
+}
+
+bool read_float(const std::string& text, float* value) {
+  std::istringstream in(text);
+  in.imbue(std::locale::classic());
+  in >> std::noskipws >> *value;
+  return !in.fail() && in.peek() == std::char_traits<char>::eof();
 }
 
 }  // namespace rkllm

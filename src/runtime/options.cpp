@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "numeric.h"
+
 namespace rkllm {
 namespace {
 
@@ -26,9 +28,8 @@ int64_t integer(const std::string& name, const std::string& value, int64_t least
 }
 
 float number(const std::string& name, const std::string& value) {
-  char* end = nullptr;
-  const float result = strtof(value.c_str(), &end);
-  if (value.empty() || *end || !std::isfinite(result)) refuse(name, value, "a number");
+  float result = 0.0f;
+  if (!read_float(value, &result)) refuse(name, value, "a number");
   return result;
 }
 

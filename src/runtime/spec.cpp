@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "numeric.h"
 
 namespace rkllm {
 namespace {
@@ -42,7 +43,7 @@ void read(const Container& file, const SpecField& field, uint32_t& out) {
 
 void read(const Container& file, const SpecField& field, float& out) {
   const std::string key = std::string(kPrefix) + field.name;
-  if (!file.find_value(key) && field.default_value) out = strtof(field.default_value, nullptr);
+  if (!file.find_value(key) && field.default_value) read_float(field.default_value, &out);
   else out = float(file.get_float(key));
 }
 

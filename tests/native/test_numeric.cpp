@@ -18,5 +18,9 @@ int main() {
   for (double x = 1e-300; x < 1e300; x *= 1.7)
     CHECK(std::fabs(rkllm::logarithm(x) - std::log(x)) < 1e-14 * (1.0 + std::fabs(std::log(x))));
   CHECK(rkllm::logarithm(1.0) == 0.0);
+  float number = 0.0f;
+  CHECK(rkllm::read_float("-1.25e-3", &number) && number == -1.25e-3f);
+  CHECK(rkllm::read_float("7", &number) && number == 7.0f);
+  for (const char* text : {"", " 1", "1 ", "1,5", "1.5x", "inf", "nan", "1e999", "--1"}) CHECK(!rkllm::read_float(text, &number));
   return check::result();
 }

@@ -41,7 +41,10 @@ PYTHON = {
     "toolkit": "errors _rkllm convert llm lora quant.dataset readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm arch chat convert estimate evaluate journal llm lora progress quant readers report results sources",
+    "cli": (
+        "errors _rkllm arch chat convert estimate evaluate journal llm lora progress quant readers report results "
+        "sources"
+    ),
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
@@ -53,7 +56,7 @@ ENGINE = {
     "numeric": "",
     "thread_pool": "",
     "container": "error",
-    "spec": "container",
+    "spec": "container numeric",
     "tokenizer": "container",
     "kernels": "error",
     "quant": "kernels",
@@ -231,7 +234,7 @@ def test_the_list_has_the_order_of_the_design() -> None:
     for lower, upper in zip(chain, chain[1:]):
         assert lower in below(upper)
         assert upper not in below(lower)
-    assert below("spec") == {"spec", "container", "error"} < below("model")
+    assert below("spec") == {"spec", "container", "error", "numeric"} < below("model")
     assert below("tokenizer") == {"tokenizer", "container", "error"}
     assert [module for module in ENGINE if "public" in below(module)] == ["api", "public"]
 

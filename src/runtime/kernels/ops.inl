@@ -5,7 +5,8 @@
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4);
 //                 kSignedOffset: what prepare_s8 adds
-//   register blocking: kTokens, kTiles of the float matmuls, kTokensA16, kTokensW8A8, kIntegerTiles, kStreams of the others
+//   register blocking: kTokens, kTiles of the float matmuls; kTokensA16, kTokensW8A8, kIntegerTiles, kStreams of the
+//                 others
 // The order of every float operation is part of the definition: one multiply-add per column in column order for float
 // weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
 // 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
