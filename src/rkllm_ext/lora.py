@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _rkllm
-from .arch import find_family, locate_all, resolve
+from .arch import find_family, locate_all
 from .arch.lora import Pair, resolve_adapter
 from .arch.spec import TransposeHeads
 from .errors import InvalidArgumentError, ModelFileError
 from .metadata import CONTAINER_VERSION, model_name
 from .progress import Progress, Report
 from .quant.plan import PER_HEAD
-from .readers import Checkpoint, open_adapter, open_checkpoint
+from .readers import Checkpoint, open_adapter
+from .source_model import SourceModel, open_model
 from .writer import Entry, Key, ModelWriter, check_target
 
 Float32 = NDArray[np.float32]
@@ -85,11 +86,12 @@ def convert_lora(
     if dtype not in _DTYPES:
         raise InvalidArgumentError(f"the dtype {dtype!r} of an adapter does not exist; known: {', '.join(_DTYPES)}")
     target = check_target(out)
-    with open_checkpoint(base) as model, open_adapter(adapter) as source:
-        pairs, n_heads = _resolved(source, model)
+    with open_model(base) as model, open_adapter(adapter) as source:
+        pairs, n_heads = _resolved(source, model), model.spec.size("n_heads")
         entries = [_entry(pair, side, n_heads, dtype) for pair in pairs for side in "ab"]
-        with Progress(progress, model.total_bytes + sum(each.n_bytes for each in entries), "converting LoRA") as done:
-            keys = _keys(source, model, dtype, model.fingerprint(done.add))
+        work = model.checkpoint.total_bytes + sum(each.n_bytes for each in entries)
+        with Progress(progress, work, "converting LoRA") as done:
+            keys = _keys(source, model.checkpoint, dtype, model.checkpoint.fingerprint(done.add))
             with ModelWriter(target, keys, entries) as file:
                 for pair in pairs:
                     for side, values in zip("ab", _built(pair, source, n_heads)):
@@ -113,19 +115,16 @@ def adapter_path(model: Path) -> Path:
     return model.with_name(f"{model.stem}_lora{model.suffix}")
 
 
-def _resolved(adapter: Checkpoint, model: Checkpoint) -> tuple[list[Pair], int]:
-    """Return what the adapter does to each layer of the model, and the model's number of heads."""
-    with model.naming():
-        shapes = {name: model.shape(name) for name in model.tensor_names}
-        spec, tensors = resolve(model.config, model.kind, shapes)
-        family = find_family(model.config, model.kind)
-        # A tied head is no tensor of the checkpoint, but a layer nevertheless.
-        matrices = {name for name, each in tensors.items() if len(each.shape) == 2} | {"output.weight"}
-        possible = locate_all(family, adapter.kind, spec)
-        layers = {name: possible[name] for name in possible if name in matrices and name != "token_embd.weight"}
+def _resolved(adapter: Checkpoint, model: SourceModel) -> list[Pair]:
+    """Return what the adapter does to each layer of the model."""
+    family = find_family(model.checkpoint.config, model.checkpoint.kind)
+    # A tied head is no tensor of the checkpoint, but a layer nevertheless.
+    matrices = {name for name, each in model.tensors.items() if len(each.shape) == 2} | {"output.weight"}
+    possible = locate_all(family, adapter.kind, model.spec)
+    layers = {name: possible[name] for name in possible if name in matrices and name != "token_embd.weight"}
     with adapter.naming():
         stored = {name: adapter.shape(name) for name in adapter.tensor_names}
-        return resolve_adapter(adapter.config, adapter.kind, stored, family, layers), spec.size("n_heads")
+        return resolve_adapter(adapter.config, adapter.kind, stored, family, layers)
 
 
 def _heads(pair: Pair, n_heads: int) -> int:

@@ -155,6 +155,16 @@ def test_adapters_are_switched_from_run_to_run(llm: Any) -> None:
     assert first[0] == llm.logits(IDS[:20], lora="first")[-1].argmax()
 
 
+def test_a_session_with_an_adapter_has_the_logits_of_one_pass(llm: Any) -> None:
+    with llm.session(lora="first") as one, llm.session() as plain, llm.session(lora="second") as two:
+        for session in (one, plain, two):
+            session.prefill(IDS[:10])
+        for token in IDS[10:20]:
+            rkllm_ext.step_together([one, plain, two], [int(token)] * 3)
+        for session, lora in ((one, "first"), (plain, None), (two, "second")):
+            assert np.array_equal(np.asarray(session.logits), llm.logits(IDS[:20], lora=lora)[-1])
+
+
 def test_hidden_states_are_those_behind_the_adapter(llm: Any, tiny_llama: Path) -> None:
     with open_checkpoint(tiny_llama) as checkpoint:
         table = checkpoint.load("model.embed_tokens.weight").astype(np.float64)

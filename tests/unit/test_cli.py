@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from adapters import random_pairs, write_peft
 
 from rkllm_ext import cli, convert
 from rkllm_ext.cli import main
@@ -148,6 +149,35 @@ def test_inspect_json_adds_up(capsys: pytest.CaptureFixture[str], model: Path) -
         "bytes": 2 * (64 * 64 + 64 * 4),
     }
     assert sum(group["count"] for group in facts["tensors"]) == 1 + 1 + 2 * 9 + 1 + 1
+
+
+def test_an_adapter_is_converted_beside_its_model_and_answers(
+    capsys: pytest.CaptureFixture[str], tiny_llama: Path, tmp_path: Path
+) -> None:
+    pairs = random_pairs({"model.layers.0.self_attn.q_proj": (64, 64), "lm_head": (300, 64)}, rank=4, size=0.5)
+    out, adapter = tmp_path / "m.rkllm", write_peft(tmp_path / "peft", pairs)
+    assert call("convert", str(tiny_llama), str(out), "--dtype", "w8a8", "--lora", str(adapter)) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'm_lora.rkllm'}: LoRA, fp16, 2 layers, rank 4, " in said
+    assert call("inspect", str(tmp_path / "m_lora.rkllm")) == 0
+    said = capsys.readouterr().out
+    assert "type                      adapter" in said
+    assert "blk.*.attn_q.lora_a                1  fp16        4 x 64" in said
+    answers = []
+    for options in ([], ["--lora", f"it={tmp_path / 'm_lora.rkllm'}"], ["--lora-scale", "0"]):
+        more = ["--lora", str(tmp_path / "m_lora.rkllm"), *options] if options[:1] == ["--lora-scale"] else options
+        assert call("run", str(out), "Hello", "--raw", "--temp", "0", "--tokens", "8", *more) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] != answers[1] and answers[0] == answers[2]
+
+
+def test_an_adapter_that_does_not_fit_stops_the_conversion_of_its_model(
+    capsys: pytest.CaptureFixture[str], tiny_llama: Path, tmp_path: Path
+) -> None:
+    adapter = write_peft(tmp_path / "peft", random_pairs({"model.layers.9.self_attn.q_proj": (64, 64)}, rank=4))
+    assert call("convert", str(tiny_llama), str(tmp_path / "m.rkllm"), "--lora", str(adapter)) == 1
+    assert "it has layers 0 to 1" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["peft"]
 
 
 def test_inspect_refuses_other_gguf_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

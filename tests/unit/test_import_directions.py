@@ -25,7 +25,7 @@ PYTHON = {
     "writer": "errors _rkllm journal",
     "progress": "",
     "metadata": "errors _rkllm arch chat readers tokenizer writer",
-    "lora": "errors _rkllm arch metadata progress quant readers writer",
+    "lora": "errors _rkllm arch metadata progress quant readers source_model writer",
     "source_model": "errors arch metadata readers writer",
     "convert": "errors _rkllm arch chat metadata progress quant readers source_model tokenizer writer",
     "estimate": "_rkllm quant source_model writer",

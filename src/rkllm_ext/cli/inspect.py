@@ -33,12 +33,14 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         tokens = values.get("tokenizer.ggml.tokens")
         return {
             "path": os.fspath(path),
+            "type": values.get("general.type"),
             "file_bytes": os.stat(path).st_size,
             "name": values.get("general.name"),
             **{
                 key: values.get(f"rkllm.{key}")
                 for key in ("version", "family", "producer", "source", "format", "algorithm", "platform")
             },
+            "adapter_source": values.get("rkllm.adapter.source"),
             "spec": {key[11:]: value for key, value in values.items() if key.startswith("rkllm.spec.")},
             "tensors": _groups(file),
             "tokenizer": values.get("tokenizer.ggml.model"),
@@ -84,17 +86,33 @@ def command(model: str, as_json: bool) -> None:
     click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
 
 
-def _text(facts: dict[str, Any]) -> str:
-    rows = [
-        ("file", f"{facts['path']}, {facts['file_bytes'] / 1e6:.1f} MB, version {facts['version']}"),
-        ("name", facts["name"] or "-"),
-        ("family", facts["family"] or "-"),
+def _model_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
         ("made by", f"{facts['producer']}, {facts['algorithm']}, for {facts['platform']}"),
         ("source", f"SHA-256 {facts['source']}"),
         ("format", facts["format"]),
         ("tokenizer", f"{facts['tokenizer']}, {facts['vocabulary']} tokens, ends with {facts['end_tokens']}"),
         ("template", "yes" if facts["chat_template"] else "no"),
         *((f"spec.{name}", str(value)) for name, value in facts["spec"].items()),
+    ]
+
+
+def _adapter_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("made by", facts["producer"]),
+        ("for models of", f"SHA-256 {facts['source']}"),
+        ("source", f"SHA-256 {facts['adapter_source']}"),
+        ("format", facts["format"]),
+    ]
+
+
+def _text(facts: dict[str, Any]) -> str:
+    rows = [
+        ("file", f"{facts['path']}, {facts['file_bytes'] / 1e6:.1f} MB, version {facts['version']}"),
+        ("type", facts["type"] or "-"),
+        ("name", facts["name"] or "-"),
+        ("family", facts["family"] or "-"),
+        *(_adapter_rows(facts) if facts["type"] == "adapter" else _model_rows(facts)),
     ]
     lines = [f"{name:<26}{value}" for name, value in rows]
     lines += ["", f"{'tensors':<30}{'count':>6}  {'format':<12}{'shape':<16}{'bytes':>14}"]

@@ -18,12 +18,21 @@ from .options import sampling_options
     default=None,
     help="Use the model's chat template, or give it the prompt as it is. Default: the template, if there is one.",
 )
+@click.option("--lora", metavar="[NAME=]PATH", help="Answer with this LoRA adapter.")
+@click.option("--lora-scale", default=1.0, show_default=True, help="How much of the adapter; 0: nothing.")
 @sampling_options(temperature=0.8)
-def command(model: str, prompt: str | None, chat: bool | None, **settings: Any) -> None:
+def command(
+    model: str, prompt: str | None, chat: bool | None, lora: str | None, lora_scale: float, **settings: Any
+) -> None:
     """Answer PROMPT with the .rkllm file MODEL; without PROMPT, line after line."""
     from ..llm import LLM
     from .inspect import has_chat_template
     from .talk import Talk
 
     with LLM(model, **settings) as llm:
-        Talk(llm, chat=has_chat_template(model) if chat is None else chat).talk(prompt)
+        name = None
+        if lora is not None:
+            name, _, path = lora.rpartition("=")
+            name = name or "lora"
+            llm.load_lora(path, name, lora_scale)
+        Talk(llm, chat=has_chat_template(model) if chat is None else chat, lora=name).talk(prompt)

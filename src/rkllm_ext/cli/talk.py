@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,11 +27,14 @@ class Talk:
         The model.
     chat
         True: lines are turns of a conversation in the model's chat template. False: each line is a prompt of its own.
+    lora
+        The name of the loaded adapter to answer with.
     """
 
-    def __init__(self, llm: LLM, chat: bool) -> None:
+    def __init__(self, llm: LLM, chat: bool, lora: str | None = None) -> None:
         self._llm = llm
         self._chat = chat
+        self._settings: dict[str, Any] = {} if lora is None else {"lora": lora}
         self._history: list[dict[str, str]] = []
         self._figures = {"prefill_ms": 0.0, "generate_ms": 0.0, "prefill_tokens": 0, "generate_tokens": 0}
         self._peak_mb = 0.0
@@ -105,8 +108,9 @@ class Talk:
 
     def _play(self, line: str, texts: list[str]) -> None:
         """Put the pieces of an answer on stdout as they come, and into `texts`."""
-        llm = self._llm
-        with contextlib.closing(llm.chat_stream(self._history) if self._chat else llm.stream(line)) as stream:
+        start = self._llm.chat_stream if self._chat else self._llm.stream
+        asked: Any = self._history if self._chat else line
+        with contextlib.closing(start(asked, **self._settings)) as stream:
             try:
                 for piece in stream:
                     texts.append(piece.text)
