@@ -54,6 +54,8 @@ def convert(
     dataset: FileName = None,
     hybrid_rate: float = 0.0,
     extra_qparams: FileName = None,
+    steps: int = 200,
+    seed: int = 0,
     platform: str = "cpu",
     npu_cores: int | None = None,
     head_format: str | None = None,
@@ -71,8 +73,9 @@ def convert(
         The file to write; it is replaced as a whole at the end, or left alone.
     quantized_dtype
         The weight format: fp32, fp16, w8a8, w8a8_g128, _g256, _g512, w4a16, w4a16_g32, _g64 or _g128.
-    algorithm, optimization_level, dataset, hybrid_rate, extra_qparams
+    algorithm, optimization_level, dataset, hybrid_rate, extra_qparams, steps, seed
         How codes and scales are found, see `quant.recipe.Recipe`: ``normal`` at level 0 rounds to the nearest.
+        ``gdq`` writes ``gdq.qparams`` beside `out`.
     platform
         rk3588, rk3576 or cpu; not every platform runs every format.
     npu_cores
@@ -103,7 +106,9 @@ def convert(
     True
     """
     started = time.monotonic()
-    recipe = Recipe(quantized_dtype, algorithm, optimization_level, dataset, hybrid_rate, extra_qparams, head_format)
+    recipe = Recipe(
+        quantized_dtype, algorithm, optimization_level, dataset, hybrid_rate, extra_qparams, head_format, steps, seed
+    )
     cores = check_platform(platform, quantized_dtype, npu_cores)
     target = check_target(out)
 
@@ -113,9 +118,10 @@ def convert(
             {name: each.shape for name, each in model.tensors.items()},
             model.tensor,
             lambda path: _write_float_copy(source, path),
+            model.checkpoint.fingerprint,
         )
         with model.naming():
-            formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure))
+            formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure, progress))
             vectors = factor_lengths(model.spec, seen.shapes) if quantizer.folds else {}
             entries = list(_entries(seen.shapes, formats, vectors))
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)

@@ -19,7 +19,7 @@ PYTHON = {
     "arch": "errors",
     "readers": "errors _rkllm",
     "chat": "errors",
-    "quant": "errors _rkllm arch.spec",
+    "quant": "errors _rkllm arch.spec progress",
     "tokenizer": "errors",
     "journal": "errors",
     "writer": "errors _rkllm journal",

@@ -17,13 +17,12 @@ import rkllm_ext
 from rkllm_ext import _rkllm
 from rkllm_ext.errors import InvalidArgumentError
 from rkllm_ext.quant import clip, compensate, prepare, rtn, smooth
-from rkllm_ext.quant.calibrated import Changed
 from rkllm_ext.quant.calibration import Calibration, InputStatistics, sequences
 from rkllm_ext.quant.formats import formats
 from rkllm_ext.quant.inputs import Input, block_inputs, with_rows_divided
 from rkllm_ext.quant.level1 import quantize_block
 from rkllm_ext.quant.measure import Reference
-from rkllm_ext.quant.quantizer import Facts, RoundToNearest, Weights
+from rkllm_ext.quant.quantizer import Changed, Facts, RoundToNearest, Weights
 from rkllm_ext.source_model import open_model
 
 QUANTIZED = [format for format in formats().values() if format.scale_bits]

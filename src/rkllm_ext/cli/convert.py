@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 @click.argument("source")
 @click.argument("out", type=click.Path())
 @format_options
-@click.option("--algorithm", default="normal", show_default=True, help="How codes and scales are found.")
+@click.option("--algorithm", default="normal", show_default=True, help="normal, or gdq, which learns (4 bits; torch).")
 @click.option("--opt", "level", type=int, default=0, show_default=True, help="0: round to nearest. 1: calibrate.")
 @click.option("--dataset", type=click.Path(), help='A JSON list of {"input", "target"} to calibrate with.')
 @click.option(
     "--hybrid-rate", type=float, default=0.0, help="Share of layers with groups in formats without, or the reverse."
 )
+@click.option("--steps", type=int, default=200, show_default=True, help="gdq: steps to learn each block.")
+@click.option("--seed", type=int, default=0, show_default=True, help="gdq: order of the texts.")
+@click.option("--extra-qparams", type=click.Path(), help="gdq: the gdq.qparams of an earlier conversion.")
 @click.option("--platform", default="cpu", show_default=True, help="rk3588, rk3576 or cpu.")
 @click.option("--npu-cores", type=int, help="NPU cores to use; default: all of the platform.")
 @click.option(
@@ -58,6 +61,9 @@ def command(
     level: int,
     dataset: str | None,
     hybrid_rate: float,
+    steps: int,
+    seed: int,
+    extra_qparams: str | None,
     platform: str,
     npu_cores: int | None,
     lora: str | None,
@@ -76,7 +82,7 @@ def command(
     if report_text is not None and not reports:
         raise click.UsageError("--report-text needs a --report to go into")
     path = locate(source)
-    recipe = Recipe(dtype, algorithm, level, dataset, hybrid_rate, None, head_format)
+    recipe = Recipe(dtype, algorithm, level, dataset, hybrid_rate, extra_qparams, head_format, steps, seed)
     if dry_run:
         click.echo(_estimate(path, recipe, platform, npu_cores))
         return
@@ -93,6 +99,9 @@ def command(
             optimization_level=level,
             dataset=dataset,
             hybrid_rate=hybrid_rate,
+            steps=steps,
+            seed=seed,
+            extra_qparams=extra_qparams,
             platform=platform,
             head_format=head_format,
             npu_cores=npu_cores,

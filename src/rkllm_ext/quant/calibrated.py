@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .. import _rkllm
@@ -12,7 +12,7 @@ from ..arch.spec import ModelSpec
 from .calibration import Calibration
 from .inputs import Input, block_inputs
 from .level1 import Block, quantize_block
-from .quantizer import Facts, Float32, RoundToNearest, Weights, refuse_non_finite, sqnr
+from .quantizer import Changed, Facts, Float32, RoundToNearest, Weights, refuse_non_finite, sqnr
 
 if TYPE_CHECKING:
     from .._rkllm import Format
@@ -101,24 +101,6 @@ class Calibrated:
         return quantize_block(inputs, tensors, self._formats, statistics, frozenset(fixed))
 
 
-class Changed:
-    """A tensor of the source with other values (`quantizer.Weights`)."""
-
-    def __init__(self, weights: Weights, values: Float32) -> None:
-        self.name = weights.name
-        self.origin = weights.origin
-        self._values = values
-
-    def floats(self) -> Float32:
-        return self._values
-
-    def stored(self) -> Float32:
-        return self._values
-
-    def q4_0(self) -> None:
-        return None
-
-
 def layer_of(name: str) -> int | None:
     """Return the number of the block that a tensor belongs to."""
     found = _LAYER.match(name)
@@ -134,10 +116,6 @@ def wanted_inputs(
         return any(format is not None and format.scale_bits for format in map(formats.get, each.readers))
 
     return [
-        {each.name: shapes[each.name][1] for each in _inputs(spec, shapes, layer) if wanted(each)}
+        {each.name: shapes[each.name][1] for each in block_inputs(spec, shapes, layer) if wanted(each)}
         for layer in range(spec.size("n_layers"))
     ]
-
-
-def _inputs(spec: ModelSpec, names: Collection[str], layer: int) -> list[Input]:
-    return block_inputs(spec, names, layer)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from .. import _rkllm
 from ..arch.spec import ModelSpec
+from ..errors import UnsupportedModelError
+from ..progress import Progress, Report
 from . import hybrid
 from .calibrated import Calibrated, wanted_inputs
-from .calibration import LENGTH, Calibration, sequences
+from .calibration import LENGTH, Calibration, Ids, sequences
 from .dataset import read_texts
 from .plan import plan
+from .qparams import FromParameters, save
 from .quantizer import Quantizer, RoundToNearest, Weights
 from .recipe import Recipe
 
@@ -34,11 +37,12 @@ class Source:
     shapes: Mapping[str, tuple[int, ...]]  # by canonical name
     tensor: Callable[[str], Weights]
     float_copy: Callable[[Path], None]  # writes a .rkllm file of it that is not quantized
+    fingerprint: Callable[[], str]
 
 
 @contextmanager
 def prepared(
-    recipe: Recipe, source: Source, folder: Path, measure: bool = False
+    recipe: Recipe, source: Source, folder: Path, measure: bool = False, progress: Report = None
 ) -> Iterator[tuple[Formats, Quantizer]]:
     """Provide the format of each tensor and the quantizer.
 
@@ -46,17 +50,27 @@ def prepared(
     ----------
     folder
         Where a temporary file of the model's size in fp16 may lie while an algorithm calibrates.
+        The algorithm gdq writes its ``gdq.qparams`` there.
     measure
         As for `RoundToNearest`.
+    progress
+        For what takes long before the first tensor is packed.
 
     Raises
     ------
     InvalidArgumentError
-        A format does not fit a matrix, the hybrid rate fits no layer, or the calibration text is too short.
+        A format does not fit a matrix, the hybrid rate fits no layer, the calibration text is too short, or the
+        qparams belong to another model.
+    UnsupportedModelError
+        torch is needed and not installed, or the algorithm does not support the model.
     """
     formats = plan(source.shapes, recipe.quantized_dtype, recipe.head_format)
     inputs = wanted_inputs(source.spec, source.shapes, formats)
-    if not any(inputs) or not (recipe.hybrid_rate or recipe.optimization_level):
+    learns = recipe.algorithm == "gdq"
+    if learns and recipe.extra_qparams is not None and not recipe.hybrid_rate:
+        yield formats, _from_parameters(Path(recipe.extra_qparams), formats, source, measure)
+        return
+    if not any(inputs) or not (recipe.hybrid_rate or recipe.optimization_level or learns):
         yield hybrid.mixed(formats, source.shapes, {}, recipe.hybrid_rate), RoundToNearest(formats, measure)
         return
     with _float_model(source, folder) as model:
@@ -65,11 +79,34 @@ def prepared(
             samples = Calibration(model, texts, inputs, grams=False)
             loss = hybrid.losses(source.spec, formats, source.tensor, samples)
             formats = hybrid.mixed(formats, source.shapes, loss, recipe.hybrid_rate)
-        if recipe.optimization_level == 0:
+        if learns:
+            path = recipe.extra_qparams or _learn(recipe, source, formats, texts, folder, progress)
+            yield formats, _from_parameters(Path(path), formats, source, measure)
+        elif recipe.optimization_level == 0:
             yield formats, RoundToNearest(formats, measure)
         else:
             calibration = Calibration(model, texts, inputs)
             yield formats, Calibrated(source.spec, formats, source.tensor, calibration, measure)
+
+
+def _learn(
+    recipe: Recipe, source: Source, formats: Formats, texts: Sequence[Ids], folder: Path, progress: Report
+) -> Path:
+    try:
+        from .gdq import Learner, Settings
+    except ImportError as error:
+        raise UnsupportedModelError("gdq needs the package torch: pip install 'rkllm_ext[torch]'") from error
+    path = folder / "gdq.qparams"
+    settings = Settings(steps=recipe.steps, seed=recipe.seed)
+    metadata = {"source": source.fingerprint(), "format": recipe.quantized_dtype, "seed": str(recipe.seed)}
+    with Progress(progress, source.spec.size("n_layers") * recipe.steps, "learning", "steps") as done:
+        learner = Learner(source.spec, formats, source.tensor, texts, settings, lambda: done.add(1))
+        save(path, learner.blocks(), metadata)
+    return path
+
+
+def _from_parameters(path: Path, formats: Formats, source: Source, measure: bool) -> FromParameters:
+    return FromParameters(path, formats, source.shapes, source.fingerprint(), measure)
 
 
 @contextmanager

@@ -37,6 +37,24 @@ class Weights(Protocol):
         """Return codes [rows, cols] and scales [rows, cols / 32] of a tensor that is stored as GGUF Q4_0."""
 
 
+class Changed:
+    """A tensor of the source with other values (`Weights`)."""
+
+    def __init__(self, weights: Weights, values: Float32) -> None:
+        self.name = weights.name
+        self.origin = weights.origin
+        self._values = values
+
+    def floats(self) -> Float32:
+        return self._values
+
+    def stored(self) -> Float32:
+        return self._values
+
+    def q4_0(self) -> None:
+        return None
+
+
 class Quantizer(Protocol):
     """What an algorithm offers to a conversion, which calls it for the tensors in file order.
 

@@ -15,7 +15,7 @@ from ..errors import InvalidArgumentError
 from .dataset import read_texts
 from .formats import find_format
 
-ALGORITHMS: Mapping[str, tuple[int, ...]] = {"normal": (0, 1)}  # algorithm -> its optimization levels
+ALGORITHMS: Mapping[str, tuple[int, ...]] = {"normal": (0, 1), "gdq": (0, 1)}  # algorithm -> its optimization levels
 
 FileName = Union[str, "os.PathLike[str]", None]
 
@@ -28,6 +28,8 @@ class Recipe:
     `quantized_dtype` is the weight format, `head_format` that of the embedding and the output matrix (None: see
     `plan`). `dataset` is a JSON list of {"input", "target"} to calibrate with (None: the built-in text), `hybrid_rate`
     the share of layers in the neighbouring format, `extra_qparams` a file of results of an earlier ``gdq``.
+    `steps` says how long ``gdq`` learns each block, `seed` in which order it sees the texts; its start is level 1,
+    whatever the level.
 
     Raises
     ------
@@ -42,6 +44,8 @@ class Recipe:
     hybrid_rate: float = 0.0
     extra_qparams: FileName = None
     head_format: str | None = None
+    steps: int = 200
+    seed: int = 0
 
     def __post_init__(self) -> None:
         find_format(self.quantized_dtype)
@@ -57,8 +61,14 @@ class Recipe:
                 f"optimization_level is {self.optimization_level!r}; {self.algorithm} has {_listed(levels)}"
             )
         check_rate(self.hybrid_rate)
-        if self.extra_qparams is not None:
-            raise InvalidArgumentError("extra_qparams belongs to the algorithm gdq, which this version does not have")
+        if self.algorithm == "gdq" and find_format(self.quantized_dtype).bits != 4:
+            raise InvalidArgumentError(f"gdq is for 4-bit formats; use normal for {self.quantized_dtype}")
+        if self.extra_qparams is not None and self.algorithm != "gdq":
+            raise InvalidArgumentError("extra_qparams belongs to the algorithm gdq; choose it, or leave them out")
+        for name, least in (("steps", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+                raise InvalidArgumentError(f"{name} is {value!r}; a whole number from {least} is needed")
         if not isinstance(self.dataset, (str, os.PathLike, type(None))):
             raise InvalidArgumentError(f"dataset is {self.dataset!r}; the path of a JSON file is needed")
         if self.dataset is not None:

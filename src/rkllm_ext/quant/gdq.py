@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``gdq`` algorithm, for 4-bit formats: rounding and scales learned by gradient, block by block, in torch.
+
+A block begins with what level 1 finds for it (`level1`), for the inputs that the blocks before it, quantized already,
+give. Then an offset for each weight before it is rounded, and a factor for each scale, are learned by signed gradient
+descent (SignRound, arXiv:2309.05516), so that the output of the block comes near to that of the float model; gradients
+pass the rounding as if it were not there. What has the least error on held-out sequences is kept: what was learned,
+level 1, or rounding to the nearest.
+
+Reproducible: the same seed, texts and device give the same codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..arch.spec import ModelSpec
+from . import rtn
+from .calibration import Collected, Ids, InputStatistics, split
+from .compensate import dequantized
+from .inputs import Input, block_inputs
+from .level1 import Block, Quantized, quantize_block
+from .quantizer import Float32, Weights
+from .torch_block import Tensors, block_forward, refuse_unknown_features
+
+if TYPE_CHECKING:
+    from .._rkllm import Format
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to learn."""
+
+    steps: int = 200  # of each block
+    batch: int = 4  # sequences of a step
+    seed: int = 0
+    reach: float = 0.3  # how far an offset can move in all steps together, in codes
+    scale_reach: float = 0.03  # how far the factor of a scale can
+
+
+class Learner:
+    """Learns the blocks of a model one after the other.
+
+    Parameters
+    ----------
+    spec, formats, source
+        As for `calibrated.Calibrated`.
+    sequences
+        Token ids, int32 arrays; they are cut to the shortest of them.
+    settings
+        How to learn.
+    progress
+        Called after each step.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model has features that `torch_block` does not compute.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        formats: Mapping[str, Format | None],
+        source: Callable[[str], Weights],
+        sequences: Sequence[Ids],
+        settings: Settings,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        refuse_unknown_features(spec)
+        self._spec = spec
+        self._formats = formats
+        self._source = source
+        self._settings = settings
+        self._progress = progress
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._random = torch.Generator().manual_seed(settings.seed)
+        length = min(map(len, sequences))
+        ids = np.stack([each[:length] for each in sequences])
+        self._fitted, self._held = split(len(ids))
+        self._float = self._tensor(source("token_embd.weight").floats()[ids] * np.float32(spec.get("embed_scale", 1)))
+        self._given = self._float  # what the quantized blocks before give
+        self._tables = {n: self._tensor(source(n).floats()) for n in formats if n.startswith("rope_inv_freq")}
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks of the model in order."""
+        for layer in range(self._spec.size("n_layers")):
+            with torch.no_grad():
+                weights = {
+                    name: self._source(name).floats() for name in self._formats if name.startswith(f"blk.{layer}.")
+                }
+                tensors = self._tensors(layer, weights)
+                known = self._statistics(layer, block_inputs(self._spec, self._formats, layer), tensors)
+                self._float = self._outputs(layer, self._float, tensors)
+            inputs = block_inputs(self._spec, self._formats, layer)
+            block = self._best(layer, weights, quantize_block(inputs, weights, self._formats, known))
+            with torch.no_grad():
+                tensors = self._tensors(layer, stored(weights, block, self._formats))
+                self._given = self._outputs(layer, self._given, tensors)
+            yield block
+
+    # ---- one block --------------------------------------------------------------------------------------------------
+
+    def _best(self, layer: int, weights: Mapping[str, Float32], first: Block) -> Block:
+        """Return the best of rounding to nearest, level 1 and what is learned from there."""
+        candidates = [nearest(weights, first, self._formats), first, self._learned(layer, weights, first)]
+        with torch.no_grad():
+            errors = [self._error(layer, stored(weights, each, self._formats)) for each in candidates]
+        best = int(np.argmin(errors))
+        method = ("nearest", "level 1", "learned")[best]
+        quantized = {
+            name: replace(each, method=method if method == "learned" else each.method, error=errors[best])
+            for name, each in candidates[best].quantized.items()
+        }
+        return replace(candidates[best], quantized=quantized)
+
+    def _error(self, layer: int, weights: Mapping[str, Float32]) -> float:
+        """Return the error of the block's outputs on held-out sequences, relative to the energy of what it adds."""
+        found = self._outputs(layer, self._given[self._held], self._tensors(layer, weights))
+        target = self._float[self._held]
+        weight = _tamed(target)
+        signal = ((target - self._given[self._held]).pow(2) * weight).sum()
+        return float(((found - target).pow(2) * weight).sum() / signal)
+
+    def _learned(self, layer: int, weights: Mapping[str, Float32], first: Block) -> Block:
+        matrices = {name: _Matrix(each, self._formats[name], self._device) for name, each in first.quantized.items()}
+        tensors = self._tensors(layer, stored(weights, first, self._formats))
+        parameters = [parameter for each in matrices.values() for parameter in (each.offset, each.factor)]
+        target, steps = self._float, self._settings.steps
+        scale = float((target - self._given).pow(2).mean()) or 1.0
+        for step in range(steps):
+            picked = self._picked()
+            rounded = {name.split(".", 2)[2]: each.weights() for name, each in matrices.items()}
+            found = self._forward(layer, self._given[picked], {**tensors, **rounded})
+            loss = ((found - target[picked]).pow(2) * _tamed(target[picked])).mean() / scale
+            gradients = torch.autograd.grad(loss, parameters)
+            share = 2 * (1 - step / steps) / steps  # falls to 0; all steps together make 1
+            with torch.no_grad():
+                for parameter, gradient, reach in zip(parameters, gradients, self._reaches(len(matrices))):
+                    parameter -= reach * share * gradient.sign()
+            self._progress()
+        return replace(first, quantized={name: each.quantized(first.quantized[name]) for name, each in matrices.items()})
+
+    def _picked(self) -> torch.Tensor:
+        order = torch.randperm(len(self._fitted), generator=self._random)[: self._settings.batch]
+        return torch.tensor(self._fitted)[order].to(self._device)
+
+    def _reaches(self, n: int) -> list[float]:
+        return [self._settings.reach, self._settings.scale_reach] * n
+
+    # ---- running a block --------------------------------------------------------------------------------------------
+
+    def _outputs(self, layer: int, x: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+        return torch.cat([self._forward(layer, each, tensors) for each in x.split(self._settings.batch)])
+
+    def _forward(self, layer: int, x: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+        return block_forward(self._spec, layer, x, tensors, lambda name, rows: _linear(tensors, name, rows))
+
+    def _statistics(self, layer: int, inputs: list[Input], tensors: Tensors) -> Mapping[str, InputStatistics]:
+        """Return the statistics of the inputs that the float matrices have behind quantized blocks."""
+        cols = {each.name: tensors[each.name.split(".", 2)[2]].shape[1] for each in inputs}
+        collected = {name: Collected(n, len(self._fitted), len(self._held), True) for name, n in cols.items()}
+
+        def run(i: int, take: Callable[[Collected, Float32], None]) -> None:
+            def watched(name: str, rows: torch.Tensor) -> torch.Tensor:
+                tap = collected.get(f"blk.{layer}.{name}.weight")
+                if tap is not None:
+                    take(tap, np.ascontiguousarray(rows[0].cpu().numpy()))
+                return _linear(tensors, name, rows)
+
+            block_forward(self._spec, layer, self._given[i : i + 1], tensors, watched)
+
+        for i in self._fitted:
+            run(i, Collected.fit)
+        for i in self._held:
+            run(i, Collected.hold)
+        return {name: each.statistics() for name, each in collected.items()}
+
+    def _tensors(self, layer: int, weights: Mapping[str, Float32]) -> dict[str, torch.Tensor]:
+        short = {name.split(".", 2)[2]: self._tensor(values) for name, values in weights.items()}
+        return {**short, **self._tables}
+
+    def _tensor(self, values: Float32) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self._device)
+
+
+class _Matrix:
+    """A matrix that is learned: code = round(start / factor + offset), weight = scale * factor * code."""
+
+    def __init__(self, found: Quantized, format: Format | None, device: torch.device) -> None:
+        assert format is not None
+        self._format = format
+        codes, scales = signed(found, format)
+        low, high = rtn.LIMITS[format.bits]
+        self._limits = float(low), float(high)
+        group = codes.shape[1] // scales.shape[1]
+        wide = np.repeat(np.where(scales == 0, np.float32(1), scales), group, axis=1)
+        start = codes + np.clip(found.weights / wide - codes, -0.5, 0.5)  # in the cell of its code, next to the weight
+        self._start = torch.from_numpy(start.astype(np.float32)).to(device)
+        self._scales = torch.from_numpy(scales).to(device)
+        self._group = group
+        self.offset = torch.zeros_like(self._start, requires_grad=True)
+        self.factor = torch.ones_like(self._scales, requires_grad=True)
+
+    def weights(self) -> torch.Tensor:
+        scale = (self._scales * self.factor).repeat_interleave(self._group, dim=1)
+        return self._codes() * scale
+
+    def _codes(self) -> torch.Tensor:
+        exact = self._start / self.factor.repeat_interleave(self._group, dim=1) + self.offset
+        rounded = exact + (exact.round() - exact).detach()
+        return rounded.clamp(*self._limits)
+
+    def quantized(self, first: Quantized) -> Quantized:
+        with torch.no_grad():
+            codes = self._codes().round().cpu().numpy()
+            scales = rtn.stored_scales((self._scales * self.factor).cpu().numpy(), self._format)
+        kept = scales if self._format.group else scales[:, 0]
+        return replace(first, codes=rtn.as_stored(codes, self._format), scales=np.ascontiguousarray(kept))
+
+
+def nearest(weights: Mapping[str, Float32], like: Block, formats: Mapping[str, Format | None]) -> Block:
+    """Return the block with the matrices that are quantized in `like` rounded to nearest instead, without factors."""
+    found = {}
+    for name, each in like.quantized.items():
+        format = formats[name]
+        assert format is not None
+        codes, scales = rtn.quantize(weights[name], format)
+        found[name] = replace(each, weights=weights[name], codes=codes, scales=scales, method="nearest")
+    return Block(found, {}, {})
+
+
+def stored(weights: Mapping[str, Float32], block: Block, formats: Mapping[str, Format | None]) -> dict[str, Float32]:
+    """Return all tensors of a block with the values that a model file would give them."""
+    known = {name: dequantized(*signed(each, formats[name])) for name, each in block.quantized.items()}
+    return {**weights, **block.floats, **known}
+
+
+def signed(found: Quantized, format: Format | None) -> tuple[Float32, Float32]:
+    """Return codes around 0, float32 [rows, cols], and scales [rows, cols / group]."""
+    assert format is not None
+    codes = found.codes.astype(np.float32) - np.float32(8 if format.bits == 4 else 0)
+    return codes, found.scales.reshape(len(codes), -1)
+
+
+def _linear(tensors: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+    y = x @ tensors[name + ".weight"].T
+    bias = tensors.get(name + ".bias")
+    return y if bias is None else y + bias
+
+
+def _tamed(x: torch.Tensor) -> torch.Tensor:
+    """Return a weight for each row: 1, less for those with more than the median energy, as `InputStatistics` has it."""
+    energy = x.pow(2).sum(dim=-1, keepdim=True)
+    median = energy.flatten().median()
+    return median / torch.maximum(energy, median)
