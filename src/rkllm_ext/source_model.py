@@ -128,12 +128,12 @@ class SourceTensor:
             return self.floats()
         return np.ascontiguousarray(self._tensor.source.build(self._checkpoint.load_stored))
 
-    def q4_0(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+    def codes(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
         # Codes and scales both have a row per output, so what moves rows moves them alike.
         source = self._tensor.source
         if not source.moves_rows_only:
             return None
-        stored = {name: self._checkpoint.load_q4_0(name) for name in source.wants(self._tensor.shape)}
+        stored = {name: self._checkpoint.load_codes(name) for name in source.wants(self._tensor.shape)}
         found = {name: pair for name, pair in stored.items() if pair is not None}
         if len(found) < len(stored):
             return None

@@ -53,7 +53,7 @@ class Made:
             weights[:, 3] = 6 - HARD.index(self.name)
         return weights
 
-    def q4_0(self) -> None:
+    def codes(self) -> None:
         return None
 
 

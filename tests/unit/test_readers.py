@@ -58,7 +58,7 @@ def test_a_hugging_face_directory_is_read(tiny_llama: Path) -> None:
         assert (weights.dtype, weights.shape) == (np.float32, (300, 64))
         assert np.array_equal(weights * 128, np.round(weights * 128))
         assert (weights.min(), weights.max()) == (-0.25, 0.25)
-        assert source.load_q4_0("model.embed_tokens.weight") is None
+        assert source.load_codes("model.embed_tokens.weight") is None
 
 
 # ---- safetensors ----
@@ -215,7 +215,7 @@ def test_an_absent_tensor_is_named(tmp_path: Path, tiny_llama: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf([], [tensor("t", [8])], bytes(32)))
     for path in (tiny_llama, tmp_path / "m.gguf"):
         with open_checkpoint(path) as source:
-            for call in (source.load, source.shape, source.dtype, source.load_q4_0):
+            for call in (source.load, source.shape, source.dtype, source.load_codes):
                 with pytest.raises(ModelFileError, match=r"tensor 'lm_head\.weight' is not in the"):
                     call("lm_head.weight")
 
@@ -242,7 +242,7 @@ def test_q4_0_comes_as_the_codes_and_scales_that_the_file_holds(tmp_path: Path, 
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf([key("a", U32, 1)], [tensor("w", [size[1], size[0]], 2)], blocks))
     with open_checkpoint(path) as source:
-        found = source.load_q4_0("w")
+        found = source.load_codes("w")
         weights = source.load("w")
     assert found is not None
     assert (found[0].dtype, found[1].dtype) == (np.uint8, np.float16)
@@ -285,7 +285,7 @@ def test_gguf_shapes_have_the_slowest_dimension_first_and_keys_are_the_config(tm
         assert source.config == {"general.architecture": "llama", "llama.block_count": 2}
         assert source.shape("w") == (2, 3, 4)
         loaded = source.load("w")
-        assert source.load_q4_0("w") is None
+        assert source.load_codes("w") is None
     assert np.array_equal(loaded, values.reshape(2, 3, 4))  # after closing
     loaded[0, 0, 0] = 1  # it is the caller's
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Facts = dict[str, Any]  # of one tensor, ready for JSON: columns of a conversion's report
 
-_LOSSLESS = "w4a16_g32"  # the format that holds GGUF's Q4_0 as it is
 
 
 class Weights(Protocol):
@@ -33,8 +32,8 @@ class Weights(Protocol):
     def stored(self) -> NDArray[Any]:
         """Return the tensor in the type it is stored in: float32, float16, or bfloat16 as uint16. Not to be changed."""
 
-    def q4_0(self) -> tuple[NDArray[np.int8], Float32] | None:
-        """Return codes [rows, cols] and scales [rows, cols / 32] of a tensor that is stored as GGUF Q4_0."""
+    def codes(self) -> tuple[NDArray[np.int8], Float32] | None:
+        """Return codes [rows, cols] and scales [rows, cols / group] of a tensor that is stored as 4-bit codes."""
 
 
 class Changed:
@@ -51,7 +50,7 @@ class Changed:
     def stored(self) -> Float32:
         return self._values
 
-    def q4_0(self) -> None:
+    def codes(self) -> None:
         return None
 
 
@@ -95,17 +94,15 @@ class RoundToNearest:
         return None
 
     def takes_over(self, weights: Weights) -> bool:
-        """Whether the source holds the tensor's codes and scales as the format has them."""
-        format = self._formats[weights.name]
-        return format is not None and format.name == _LOSSLESS and weights.q4_0() is not None
+        """Whether the source holds codes and scales that the format can keep."""
+        return self._taken(weights) is not None
 
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         format = self._formats[weights.name]
-        if format is not None and format.name == _LOSSLESS:
-            taken = weights.q4_0()
-            if taken is not None:
-                refuse_non_finite(taken[1], weights)
-                return _rkllm.pack(format.name, *taken), {"lossless": True}
+        taken = self._taken(weights)
+        if format is not None and taken is not None:
+            refuse_non_finite(taken[1], weights)
+            return _rkllm.pack(format.name, *taken), {"lossless": True}
         if format is None:
             values = weights.floats()
             refuse_non_finite(values, weights)
@@ -115,6 +112,16 @@ class RoundToNearest:
         except ModelFileError as error:
             raise ModelFileError(f"{weights.name} ({weights.origin}): {error}") from error
         return packed, {"sqnr_db": sqnr(weights.floats(), format.name, packed)} if self._measure else {}
+
+    def _taken(self, weights: Weights) -> tuple[NDArray[np.int8], Float32] | None:
+        format = self._formats[weights.name]
+        found = weights.codes() if format is not None and format.bits == 4 and format.group else None
+        if format is None or found is None:
+            return None
+        codes, scales = found
+        group = codes.shape[1] // scales.shape[1]
+        # Smaller groups hold the same scale several times; larger ones cannot.
+        return None if group % format.group else (codes, np.repeat(scales, group // format.group, axis=1))
 
 
 def refuse_non_finite(values: NDArray[Any], weights: Weights) -> None:

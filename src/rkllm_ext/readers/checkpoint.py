@@ -17,7 +17,7 @@ from ..errors import ModelFileError, RKLLMError
 
 Float32 = NDArray[np.float32]
 Stored = NDArray[Any]
-Q4_0 = tuple[NDArray[np.uint8], NDArray[np.float16]]
+Codes = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
 _CHUNK = 1 << 20
 
@@ -30,7 +30,7 @@ class TensorSource(Protocol):
     def dtype(self, name: str) -> str: ...
     def load(self, name: str) -> Float32: ...
     def load_stored(self, name: str) -> Stored: ...
-    def load_q4_0(self, name: str) -> Q4_0 | None: ...
+    def load_codes(self, name: str) -> Codes | None: ...
     def close(self) -> None: ...
 
 
@@ -102,17 +102,17 @@ class Checkpoint:
         """
         return self._tensors.load_stored(name)
 
-    def load_q4_0(self, name: str) -> Q4_0 | None:
-        """Read a matrix stored as GGUF Q4_0 without dequantizing it.
+    def load_codes(self, name: str) -> Codes | None:
+        """Read a matrix stored in 4 bits with a scale per group, as GGUF Q4_0 is, without dequantizing it.
 
         Returns
         -------
         codes : uint8 [rows, cols]
             0 ... 15; a weight is `scale * (code - 8)`.
-        scales : float16 [rows, cols / 32]
-            Returned together as a tuple; None for any tensor that is not a Q4_0 matrix.
+        scales : float16 [rows, cols / group]
+            Returned together as a tuple; None for any other tensor.
         """
-        return self._tensors.load_q4_0(name)
+        return self._tensors.load_codes(name)
 
     def fingerprint(self, progress: Callable[[int], None] | None = None) -> str:
         """Return the SHA-256, hexadecimal, over names, sizes and contents of the source files.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError
-from .checkpoint import Q4_0, Float32, Stored
+from .checkpoint import Codes, Float32, Stored
 
 _PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _Q4_0_BLOCK, _Q4_0_BYTES = 32, 18
@@ -65,7 +65,7 @@ class GGUFTensors:
         dtype = self.dtype(name)
         return self._bytes(name).view(views[dtype]).reshape(self.shape(name)) if dtype in views else self.load(name)
 
-    def load_q4_0(self, name: str) -> Q4_0 | None:
+    def load_codes(self, name: str) -> Codes | None:
         shape = self.shape(name)
         if len(shape) != 2 or self.dtype(name) != "Q4_0":
             return None

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import ModelFileError, UnsupportedModelError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, TensorSource
 from .json_file import read_object
 
 # Files of a Hugging Face directory, beside the weights, that decide what a conversion writes.
@@ -80,11 +80,17 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _open_huggingface(folder: Path, names: list[str], pickled: bool = False) -> Checkpoint:
+    from .prequantized import open_prequantized
     from .safetensors import open_safetensors
     from .torch_bin import open_torch
 
     config = read_object(folder / "config.json")
-    tensors, weights = open_torch(folder) if pickled else open_safetensors(folder)
+    tensors: TensorSource
+    if pickled:
+        tensors, weights = open_torch(folder)
+    else:
+        plain, weights = open_safetensors(folder)
+        tensors, config = open_prequantized(plain, config)
     sides = [name for name in names if name in _SIDE_FILES or name.endswith(".tiktoken")]
     files = {path.name: path for path in [*(folder / name for name in sides), *weights]}
     return Checkpoint(folder, "huggingface", config, tensors, files)

@@ -8,14 +8,16 @@ offsets, because numpy has no bfloat16 for the package to return.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ModelFileError
-from .checkpoint import Q4_0, Float32, Stored
+from .checkpoint import Codes, Float32, Stored
 from .json_file import parse_object
 from .shards import read_shards
 
@@ -23,6 +25,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _LONGEST_HEADER = 100_000_000  # the package's limit
 
 
@@ -58,23 +61,26 @@ class SafetensorsFiles:
     def load_stored(self, name: str) -> Stored:
         return self.load(name) if self._entry(name).dtype == "F64" else self._read(name)
 
-    def _read(self, name: str) -> Stored:
+    def _read(self, name: str, types: Mapping[str, str] = _NUMPY) -> NDArray[Any]:
         """Return the numbers as they are stored, bfloat16 as uint16."""
         entry = self._entry(name)
         where = f"{entry.path}: tensor '{name}'"
-        if entry.dtype not in _BYTES:
-            raise ModelFileError(f"{where} is of type {entry.dtype}; {', '.join(_BYTES)} can be read")
+        if entry.dtype not in types:
+            raise ModelFileError(f"{where} is of type {entry.dtype}; {', '.join(types)} can be read")
         count = math.prod(entry.shape)
-        stored = "<u2" if entry.dtype == "BF16" else f"<f{_BYTES[entry.dtype]}"
         try:
-            values = np.fromfile(entry.path, dtype=stored, count=count, offset=entry.start)
+            values = np.fromfile(entry.path, dtype=types[entry.dtype], count=count, offset=entry.start)
         except OSError as error:
             raise ModelFileError(f"{where} cannot be read: {error.strerror}") from error
         if values.size != count:
             raise ModelFileError(f"{where} has {values.size} of {count} elements left: the file was cut since opening")
         return values.reshape(entry.shape)
 
-    def load_q4_0(self, name: str) -> Q4_0 | None:
+    def load_i32(self, name: str) -> NDArray[np.int32]:
+        """Read a tensor of type I32: packed codes of a quantized checkpoint."""
+        return self._read(name, {"I32": "<i4"}).astype(np.int32, copy=False)
+
+    def load_codes(self, name: str) -> Codes | None:
         self._entry(name)
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelFileError, UnsupportedModelError
-from .checkpoint import Q4_0, Float32, Stored
+from .checkpoint import Codes, Float32, Stored
 from .shards import read_shards
 
 SINGLE = "pytorch_model.bin"
@@ -52,7 +52,7 @@ class TorchFiles:
     def load_stored(self, name: str) -> Stored:
         return self.load(name)
 
-    def load_q4_0(self, name: str) -> Q4_0 | None:
+    def load_codes(self, name: str) -> Codes | None:
         self._tensor(name)
         return None
 
