@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -67,11 +68,10 @@ def prepared(
     formats = plan(source.shapes, recipe.quantized_dtype, recipe.head_format)
     inputs = wanted_inputs(source.spec, source.shapes, formats)
     learns = recipe.algorithm == "gdq"
-    if learns and recipe.extra_qparams is not None and not recipe.hybrid_rate:
-        yield formats, _from_parameters(Path(recipe.extra_qparams), formats, source, measure)
-        return
-    if not any(inputs) or not (recipe.hybrid_rate or recipe.optimization_level or learns):
-        yield hybrid.mixed(formats, source.shapes, {}, recipe.hybrid_rate), RoundToNearest(formats, measure)
+    if not any(inputs) or not recipe.calibrates:
+        formats = hybrid.mixed(formats, source.shapes, {}, recipe.hybrid_rate)
+        given = recipe.extra_qparams
+        yield formats, _from_parameters(given, formats, source, measure) if given else RoundToNearest(formats, measure)
         return
     with _float_model(source, folder) as model:
         texts = sequences(model, read_texts(recipe.dataset))
@@ -81,7 +81,7 @@ def prepared(
             formats = hybrid.mixed(formats, source.shapes, loss, recipe.hybrid_rate)
         if learns:
             path = recipe.extra_qparams or _learn(recipe, source, formats, texts, folder, progress)
-            yield formats, _from_parameters(Path(path), formats, source, measure)
+            yield formats, _from_parameters(path, formats, source, measure)
         elif recipe.optimization_level == 0:
             yield formats, RoundToNearest(formats, measure)
         else:
@@ -105,8 +105,8 @@ def _learn(
     return path
 
 
-def _from_parameters(path: Path, formats: Formats, source: Source, measure: bool) -> FromParameters:
-    return FromParameters(path, formats, source.shapes, source.fingerprint(), measure)
+def _from_parameters(path: str | os.PathLike[str], formats: Formats, source: Source, measure: bool) -> FromParameters:
+    return FromParameters(Path(path), formats, source.shapes, source.fingerprint(), measure)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class Recipe:
     @property
     def calibrates(self) -> bool:
         """Whether the model itself is run on texts to find out codes, scales or formats."""
-        return bool(self.optimization_level or self.hybrid_rate)
+        learns = self.algorithm == "gdq" and self.extra_qparams is None
+        return bool(self.hybrid_rate or learns or (self.algorithm == "normal" and self.optimization_level))
 
     def identity(self) -> str:
         """Return a digest, hexadecimal, of everything that decides the result: files by their content."""
