@@ -144,7 +144,8 @@ class Learner:
                 for parameter, gradient, reach in zip(parameters, gradients, self._reaches(len(matrices))):
                     parameter -= reach * share * gradient.sign()
             self._progress()
-        return replace(first, quantized={name: each.quantized(first.quantized[name]) for name, each in matrices.items()})
+        quantized = {name: each.quantized(first.quantized[name]) for name, each in matrices.items()}
+        return replace(first, quantized=quantized)
 
     def _picked(self) -> torch.Tensor:
         order = torch.randperm(len(self._fitted), generator=self._random)[: self._settings.batch]

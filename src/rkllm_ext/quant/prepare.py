@@ -19,6 +19,7 @@ from . import hybrid
 from .calibrated import Calibrated, wanted_inputs
 from .calibration import LENGTH, Calibration, Ids, sequences
 from .dataset import read_texts
+from .inputs import factor_lengths
 from .plan import plan
 from .qparams import FromParameters, save
 from .quantizer import Quantizer, RoundToNearest, Weights
@@ -106,7 +107,8 @@ def _learn(
 
 
 def _from_parameters(path: str | os.PathLike[str], formats: Formats, source: Source, measure: bool) -> FromParameters:
-    return FromParameters(Path(path), formats, source.shapes, source.fingerprint(), measure)
+    lengths = factor_lengths(source.spec, source.shapes)
+    return FromParameters(Path(path), formats, source.shapes, lengths, source.fingerprint(), measure)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 
 A safetensors file. For each matrix ``<name>.codes``, uint8 [rows, ceil(cols / 2)] (two codes of 0 ... 15 a byte, the
 first one in the low nibble) and ``<name>.scales``, float32; for each other tensor that something was divided out of its
-values, float32, under its own name; and the factors themselves under the names of `inputs.factor_lengths`. Its metadata name the model's fingerprint, the weight format, the seed and the
-algorithm's version.
+values, float32, under its own name; and the factors themselves under the names of `inputs.factor_lengths`. Its metadata
+name the model's fingerprint, the weight format, the seed and the algorithm's version.
 """
 
 from __future__ import annotations
