@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFileError
+from .metadata import source_key
 from .progress import Progress, Report
 from .quant.formats import check_platform
 from .quant.inputs import factor_lengths
@@ -126,8 +128,11 @@ def convert(
             entries = list(_entries(seen.shapes, formats, vectors))
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
-            fingerprint = model.checkpoint.fingerprint(done.add)
-            keys = model.keys(fingerprint, format=quantized_dtype, algorithm=algorithm, platform=platform)
+            with ThreadPoolExecutor(1) as aside:  # reading a vocabulary takes about as long as hashing a small model
+                how = {"format": quantized_dtype, "algorithm": algorithm, "platform": platform}
+                described = aside.submit(model.keys, **how)
+                fingerprint = model.checkpoint.fingerprint(done.add)
+                keys = [*described.result(), source_key(fingerprint)]
             with ModelWriter(target, keys, entries, recipe.identity() if resume else None) as file:
                 rows = list(file.kept)
                 done.add(sum(entry.n_bytes for entry in entries[: len(rows)]))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .metadata import source_key
 from .quant.formats import check_platform
 from .quant.hybrid import mixed, neighbour
 from .quant.plan import plan
@@ -65,13 +66,13 @@ def estimate(
             formats = plan(shapes, recipe.quantized_dtype, recipe.head_format)
             formats = mixed(formats, shapes, _equal_losses(formats, shapes), recipe.hybrid_rate)
         entries = [Entry.of(name, shape, formats[name]) for name, shape in shapes.items()]
-        keys = model.keys("0" * 64, format=recipe.quantized_dtype, algorithm=recipe.algorithm, platform=platform)
+        keys = model.keys(format=recipe.quantized_dtype, algorithm=recipe.algorithm, platform=platform)
         return Estimate(
             source=model.facts(),
             quantized_dtype=recipe.quantized_dtype,
             platform=platform,
             npu_cores=cores,
-            file_bytes=file_bytes(keys, entries),
+            file_bytes=file_bytes([*keys, source_key("0" * 64)], entries),
             peak_bytes=max(_memory(model, entry) for entry in entries),
             kinds=_kinds(entries),
         )

@@ -16,7 +16,7 @@ from .arch import find_family, locate_all
 from .arch.lora import Pair, resolve_adapter
 from .arch.spec import TransposeHeads
 from .errors import InvalidArgumentError, ModelFileError
-from .metadata import CONTAINER_VERSION, model_name
+from .metadata import CONTAINER_VERSION, model_name, source_key
 from .progress import Progress, Report
 from .quant.plan import PER_HEAD
 from .readers import Checkpoint, open_adapter
@@ -168,7 +168,7 @@ def _keys(adapter: Checkpoint, model: Checkpoint, dtype: str, fingerprint: str) 
         ("rkllm.version", "u32", CONTAINER_VERSION),
         ("rkllm.required", "[string]", []),
         ("rkllm.producer", "string", f"rkllm_ext {_rkllm.version()}"),
-        ("rkllm.source", "string", fingerprint),
+        source_key(fingerprint),
         ("rkllm.adapter.source", "string", adapter.fingerprint()),
         ("rkllm.family", "string", find_family(model.config, model.kind).name),
         ("rkllm.format", "string", dtype),

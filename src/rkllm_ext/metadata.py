@@ -48,10 +48,13 @@ _CLASS_ENDS = {"ChatGLMTokenizer": ("<|user|>", "<|observation|>")}
 _CONTROL = 3  # tokenizer.ggml.token_type of a special token
 
 
-def model_keys(
-    checkpoint: Checkpoint, spec: ModelSpec, fingerprint: str, *, format: str, algorithm: str, platform: str
-) -> list[Key]:
-    """Return all keys of a converted model except those that follow from its tensors (docs/format.md).
+def source_key(fingerprint: str) -> Key:
+    """Return the key that says which checkpoint a file was made from: the SHA-256 of `Checkpoint.fingerprint`."""
+    return ("rkllm.source", "string", fingerprint)
+
+
+def model_keys(checkpoint: Checkpoint, spec: ModelSpec, *, format: str, algorithm: str, platform: str) -> list[Key]:
+    """Return the keys of a converted model except `source_key` and those that follow from its tensors (docs/format.md).
 
     Raises
     ------
@@ -75,7 +78,6 @@ def model_keys(
         ("rkllm.version", "u32", CONTAINER_VERSION),
         ("rkllm.required", "[string]", []),
         ("rkllm.producer", "string", f"rkllm_ext {_rkllm.version()}"),
-        ("rkllm.source", "string", fingerprint),
         ("rkllm.family", "string", find_family(checkpoint.config, checkpoint.kind).name),
         ("rkllm.format", "string", format),
         ("rkllm.algorithm", "string", algorithm),

@@ -73,11 +73,11 @@ class SourceModel:
         """Return a tensor by its canonical name."""
         return SourceTensor(self.checkpoint, name, self.tensors[name])
 
-    def keys(self, fingerprint: str, *, format: str, algorithm: str, platform: str) -> list[Key]:
+    def keys(self, *, format: str, algorithm: str, platform: str) -> list[Key]:
         """Return the keys of the converted model, see `metadata.model_keys`."""
         with self.naming():
             how = {"format": format, "algorithm": algorithm, "platform": platform}
-            return model_keys(self.checkpoint, self.spec, fingerprint, **how)
+            return model_keys(self.checkpoint, self.spec, **how)
 
     def facts(self) -> SourceFacts:
         """Return what the model is. Reads its tokenizer, but no weights.
@@ -88,7 +88,7 @@ class SourceModel:
             As `metadata.model_keys`.
         """
         checkpoint = self.checkpoint
-        keys = {name: value for name, _, value in self.keys("", format="", algorithm="", platform="")}
+        keys = {name: value for name, _, value in self.keys(format="", algorithm="", platform="")}
         counts: Counter[str] = Counter()
         for each in self.tensors.values():
             if len(each.shape) == 2:

@@ -28,7 +28,7 @@ PYTHON = {
     "lora": "errors _rkllm arch metadata progress quant readers source_model writer",
     "source_model": "errors arch metadata readers writer",
     "convert": "errors _rkllm arch chat metadata progress quant readers source_model tokenizer writer",
-    "estimate": "_rkllm quant source_model writer",
+    "estimate": "_rkllm metadata quant source_model writer",
     "report": "convert",
     "options": "errors",
     "results": "",
@@ -41,10 +41,7 @@ PYTHON = {
     "toolkit": "errors _rkllm convert llm lora quant.dataset readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": (
-        "errors _rkllm arch chat convert estimate evaluate journal llm lora progress quant readers report results "
-        "sources"
-    ),
+    "cli": "errors _rkllm convert estimate evaluate journal llm lora quant report sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 

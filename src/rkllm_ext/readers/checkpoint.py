@@ -19,7 +19,7 @@ Float32 = NDArray[np.float32]
 Stored = NDArray[Any]
 Codes = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 24  # large, because another thread may want the interpreter in between
 
 
 class TensorSource(Protocol):
@@ -126,16 +126,17 @@ class Checkpoint:
             A file changed its size while it was read.
         """
         digest = hashlib.sha256()
+        buffer = memoryview(bytearray(_CHUNK))
         for name, path in sorted(self.files.items()):
             expected = path.stat().st_size
             digest.update(name.encode() + b"\0" + expected.to_bytes(8, "little"))
             found = 0
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    found += len(chunk)
+            with path.open("rb", buffering=0) as file:
+                while count := file.readinto(buffer):
+                    digest.update(buffer[:count])
+                    found += count
                     if progress:
-                        progress(len(chunk))
+                        progress(count)
             if found != expected:
                 raise ModelFileError(f"{path}: had {expected} bytes, then {found}: it changed while it was read")
         return digest.hexdigest()
