@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory does a conversion need? A few tensors, whatever the depth of the model.
+"""How much memory does a conversion need, and how fast is it? A few tensors, whatever the depth of the model.
 
 Random Llama checkpoints of growing depth are written and converted, each conversion in a process of its own, whose peak
 of anonymous memory is read from the kernel: the pages of mapped files, which the kernel may drop, are not counted.
 
     python benchmarks/bench_convert.py [--dim 512] [--layers 2,8,32] [--dtype w4a16_g32]
+
+With --source, a checkpoint is converted instead, and the speed is in bytes of its files, the time of the whole
+process's threads beside it: what an idle machine needs lies between that time divided by its cores and the time itself.
+
+    python benchmarks/bench_convert.py --source DIR [--dtype w4a16_g32] [--rounds 3]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,12 +28,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rkllm_ext.readers import open_checkpoint
+
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny-llama"
 
 # Samples RssAnon in a thread: VmHWM would count file pages, too.
 _CHILD = """
 import json, re, sys, threading, time
-import rkllm_ext.convert, rkllm_ext.quant.rtn, gguf, safetensors
+import rkllm_ext.convert, gguf, safetensors
 from rkllm_ext import convert
 
 def anonymous():
@@ -42,10 +50,12 @@ def watch():
         peak = max(peak, anonymous())
 thread = threading.Thread(target=watch)
 thread.start()
+started = time.process_time()
 report = convert(sys.argv[1], sys.argv[2], sys.argv[3])
+processor = time.process_time() - started
 done.set()
 thread.join()
-print(json.dumps({"peak": peak - before, "seconds": report.seconds, "parameters": report.n_parameters}))
+print(json.dumps({"peak": peak - before, "seconds": report.seconds, "processor": processor}))
 """
 
 
@@ -75,15 +85,22 @@ def write_checkpoint(folder: Path, dim: int, layers: int) -> int:
     return max(array.nbytes for array in tensors.values())
 
 
+def converted(source: Path, dtype: str) -> dict[str, float]:
+    """Return the figures of one conversion, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _CHILD, str(source), str(Path(folder) / "out.rkllm"), dtype]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
 def measure(dim: int, depths: list[int], dtype: str) -> Iterator[dict[str, float]]:
     """Yield, for each depth, the figures of one conversion; memory in multiples of the largest tensor."""
     for layers in depths:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             largest = write_checkpoint(folder, dim, layers)
-            command = [sys.executable, "-c", _CHILD, str(folder), str(folder / "out.rkllm"), dtype]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-            figures = json.loads(done.stdout)
+            figures = converted(folder, dtype)
             size = (folder / "model.safetensors").stat().st_size
             yield {"layers": layers, "model": size, "largest": largest, "ratio": figures["peak"] / largest, **figures}
 
@@ -97,13 +114,31 @@ def test_peak_memory_is_a_few_tensors_whatever_the_depth(dtype: str) -> None:
     assert deep["ratio"] < shallow["ratio"] + 0.5
 
 
+def speeds(source: Path, dtype: str, rounds: int) -> None:
+    """Print the figures of a few conversions of one source."""
+    with open_checkpoint(source) as checkpoint:
+        size = checkpoint.total_bytes
+    print(f"{source}: {size / 1e9:.3f} GB to {dtype}, {os.cpu_count()} cores")
+    for _ in range(rounds):
+        row = converted(source, dtype)
+        print(
+            f"{row['seconds']:.2f} s, {size / 1e9 / row['seconds']:.2f} GB/s, {row['processor']:.2f} s of processors, "
+            f"peak {row['peak'] / 1e6:.0f} MB, load {os.getloadavg()[0]:.1f}"
+        )
+
+
 def main() -> None:
-    """Print a table."""
+    """Print a table, or the figures of one source."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--layers", default="2,8,32")
     parser.add_argument("--dtype", default="w4a16_g32")
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.source is not None:
+        speeds(options.source, options.dtype, options.rounds)
+        return
     print(f"{'layers':>6} {'model MB':>9} {'largest tensor MB':>18} {'peak MB':>8} {'peak/tensor':>12} {'seconds':>8}")
     for row in measure(options.dim, [int(part) for part in re.split(r"\D+", options.layers)], options.dtype):
         megabytes = [row[name] / 1e6 for name in ("model", "largest", "peak")]

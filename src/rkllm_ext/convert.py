@@ -125,7 +125,7 @@ def convert(
         with model.naming():
             formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure, progress))
             vectors = factor_lengths(model.spec, seen.shapes) if quantizer.folds else {}
-            entries = list(_entries(seen.shapes, formats, vectors))
+            entries = list(file_entries(seen.shapes, formats, vectors))
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
             with ThreadPoolExecutor(1) as aside:  # reading a vocabulary takes about as long as hashing a small model
@@ -168,7 +168,9 @@ def _write_float_copy(source: str | os.PathLike[str], path: Path) -> None:
         convert(source, path, "fp32")
 
 
-def _entries(shapes: Mapping[str, tuple[int, ...]], formats: Formats, vectors: Mapping[str, int]) -> Iterator[Entry]:
+def file_entries(
+    shapes: Mapping[str, tuple[int, ...]], formats: Formats, vectors: Mapping[str, int]
+) -> Iterator[Entry]:
     """Yield the tensors in file order: the vectors of factors of a block before its other tensors."""
     waiting = dict(vectors)
     for name, shape in shapes.items():

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .convert import file_entries
 from .metadata import source_key
+from .quant.calibrated import wanted_inputs
 from .quant.formats import check_platform
 from .quant.hybrid import mixed, neighbour
+from .quant.inputs import factor_lengths
 from .quant.plan import plan
 from .quant.recipe import Recipe
 from .source_model import SourceFacts, SourceModel, open_model
@@ -65,7 +68,8 @@ def estimate(
         with model.naming():
             formats = plan(shapes, recipe.quantized_dtype, recipe.head_format)
             formats = mixed(formats, shapes, _equal_losses(formats, shapes), recipe.hybrid_rate)
-        entries = [Entry.of(name, shape, formats[name]) for name, shape in shapes.items()]
+        folds = recipe.optimization_level > 0 and any(wanted_inputs(model.spec, shapes, formats))
+        entries = list(file_entries(shapes, formats, factor_lengths(model.spec, shapes) if folds else {}))
         keys = model.keys(format=recipe.quantized_dtype, algorithm=recipe.algorithm, platform=platform)
         return Estimate(
             source=model.facts(),
@@ -73,7 +77,7 @@ def estimate(
             platform=platform,
             npu_cores=cores,
             file_bytes=file_bytes([*keys, source_key("0" * 64)], entries),
-            peak_bytes=max(_memory(model, entry) for entry in entries),
+            peak_bytes=max(_memory(model, entry) for entry in entries if entry.name in model.tensors),
             kinds=_kinds(entries),
         )
 

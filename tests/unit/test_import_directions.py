@@ -28,7 +28,7 @@ PYTHON = {
     "lora": "errors _rkllm arch metadata progress quant readers source_model writer",
     "source_model": "errors arch metadata readers writer",
     "convert": "errors _rkllm arch chat metadata progress quant readers source_model tokenizer writer",
-    "estimate": "_rkllm metadata quant source_model writer",
+    "estimate": "_rkllm convert metadata quant source_model writer",
     "report": "convert",
     "options": "errors",
     "results": "",

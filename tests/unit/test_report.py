@@ -33,10 +33,13 @@ def call(*arguments: str) -> int:
 # ---- estimates ----
 
 
-@pytest.mark.parametrize("dtype", [name for name in offered_names() if formats()[name].group in (0, 32, 64)])
-def test_the_estimated_size_is_that_of_the_file(tiny_llama: Path, tmp_path: Path, dtype: str) -> None:
-    found = estimate(tiny_llama, Recipe(dtype), platform="cpu")
-    report = convert(tiny_llama, tmp_path / "m.rkllm", dtype)
+FITTING = [name for name in offered_names() if formats()[name].group in (0, 32, 64)]
+
+
+@pytest.mark.parametrize(("dtype", "level"), [*((name, 0) for name in FITTING), ("w8a8", 1), ("fp16", 1)])
+def test_the_estimated_size_is_that_of_the_file(tiny_llama: Path, tmp_path: Path, dtype: str, level: int) -> None:
+    found = estimate(tiny_llama, Recipe(dtype, optimization_level=level), platform="cpu")
+    report = convert(tiny_llama, tmp_path / "m.rkllm", dtype, optimization_level=level)
     assert found.file_bytes == report.file_bytes
     assert sum(kind.count for kind in found.kinds) == report.n_tensors
     assert sum(kind.n_bytes for kind in found.kinds) == sum(row["bytes"] for row in report.tensors)

@@ -19,7 +19,7 @@ Float32 = NDArray[np.float32]
 Stored = NDArray[Any]
 Codes = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
-_CHUNK = 1 << 24  # large, because another thread may want the interpreter in between
+_CHUNK = 1 << 23  # large, because another thread may want the interpreter in between
 
 
 class TensorSource(Protocol):
