@@ -38,8 +38,10 @@ def seeds() -> dict[str, list[Row]]:
     by_bytes["added_tokens"].append(added(261, "é x", normalized=True, lstrip=True, single_word=True))
     by_pieces["added_tokens"].append(added(266, "q ", rstrip=True, normalized=True))
     pieces, scores = rows_of(by_pieces), [-float(index) for index in range(267)]
-    found = {split: replaced(rows_of(by_bytes), split=split, normalizer=normalizer)
-             for split, normalizer in (("gpt2", "none"), ("digits_gpt2", "none"), ("llama3", "none"), ("qwen2", "nfc"))}
+    found = {
+        split: replaced(rows_of(by_bytes), split=split, normalizer=normalizer)
+        for split, normalizer in (("gpt2", "none"), ("digits_gpt2", "none"), ("llama3", "none"), ("qwen2", "nfc"))
+    }
     found.update({name: replaced(pieces, normalizer=name) for name in ("mark", "mark_prepend", "mark_first")})
     found["score"] = [*replaced(pieces, model="score_bpe"), ("tokenizer.ggml.scores", "[f32]", scores)]
     found["unigram"] = [*found["score"], ("rkllm.tokenizer.prefix_ids", "[u32]", [1, 2])]
