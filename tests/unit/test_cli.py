@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from adapters import random_pairs, write_peft
 
-from rkllm_ext import cli, convert
+from rkllm_ext import LLM, cli, convert
 from rkllm_ext.cli import main
 from rkllm_ext.cli.talk import Talk
 from rkllm_ext.errors import ContextFullError, InvalidArgumentError
@@ -188,7 +189,46 @@ def test_inspect_refuses_other_gguf_files(capsys: pytest.CaptureFixture[str], tm
     assert "is a GGUF file of architecture 'llama'; rkllm-ext convert makes a .rkllm of it" in capsys.readouterr().err
 
 
+def test_inspect_describes_prompt_caches(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cache.bin"
+    with LLM(model) as llm:
+        llm.save_prompt_cache(np.array([5, 6, 7], dtype=np.int32), path)
+    assert call("inspect", "--json", str(path)) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["type"], facts["tokens"]) == ("prompt_cache", [5, 6, 7])
+    assert (facts["format"], facts["kv_type"], facts["layers"], facts["logits"]) == ("w8a8", "f16", 2, True)
+    assert facts["adapter"] == ""
+    assert call("inspect", str(path)) == 0
+    assert "positions                 3, of these 0 embeddings\n" in capsys.readouterr().out
+
+
 # ---- run ----
+
+
+def test_run_saves_a_prompt_cache_and_begins_with_it(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "run",
+        str(model),
+        "hello",
+        "--tokens",
+        "3",
+        "--temp",
+        "0",
+        "--prompt-cache",
+        str(tmp_path / "cache.bin"),
+    ]
+    said = []
+    for _ in range(2):
+        assert call(*arguments) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out
+    assert "prefill 1 tokens" not in said[0].err
+    assert "prefill 1 tokens" in said[1].err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache.bin"]
+    assert call("run", str(model), "hello", "--prompt-cache", str(model)) == 1
+    assert "is of the type 'model', not 'prompt_cache'" in capsys.readouterr().err
 
 
 def test_run_answers_on_stdout_and_puts_the_figures_on_stderr(capsys: pytest.CaptureFixture[str], model: Path) -> None:

@@ -30,6 +30,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ModelFileError(
                 f"{path}: is a GGUF file of architecture {kind!r}; rkllm-ext convert makes a .rkllm of it"
             )
+        if values.get("general.type") == "prompt_cache":
+            return _describe_prompt_cache(path, file)
         tokens = values.get("tokenizer.ggml.tokens")
         return {
             "path": os.fspath(path),
@@ -58,6 +60,22 @@ def has_chat_template(path: str | os.PathLike[str]) -> bool:
         return "tokenizer.chat_template" in file.values
 
 
+def _describe_prompt_cache(path: str | os.PathLike[str], file: Any) -> dict[str, Any]:
+    values = file.values
+    tokens = [int(token) for token in values.get("rkllm.cache.tokens", [])]
+    return {
+        "path": os.fspath(path),
+        "type": "prompt_cache",
+        "file_bytes": os.stat(path).st_size,
+        "name": values.get("general.name"),
+        **{key: values.get(f"rkllm.{key}") for key in ("version", "producer", "source", "format")},
+        **{key: values.get(f"rkllm.cache.{key}") for key in ("model", "adapter", "kv_type")},
+        "tokens": [token if token >= 0 else None for token in tokens],  # None: an embedding
+        "layers": sum(name.endswith(".kv") for name in file.tensors),
+        "logits": "logits" in file.tensors,
+    }
+
+
 def _groups(file: Any) -> list[dict[str, Any]]:
     """Return the tensors, those that differ only in the layer's number as one."""
     keys = ("rkllm.tensor.format", "rkllm.tensor.rows", "rkllm.tensor.cols")
@@ -81,7 +99,7 @@ def _groups(file: Any) -> list[dict[str, Any]]:
 @click.argument("model", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, as_json: bool) -> None:
-    """Print what the .rkllm file MODEL holds."""
+    """Print what the .rkllm file MODEL, an adapter or a prompt cache holds."""
     facts = describe(model)
     click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
 
@@ -106,7 +124,27 @@ def _adapter_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _prompt_cache_text(facts: dict[str, Any]) -> str:
+    tokens = facts["tokens"]
+    rows = [
+        ("file", f"{facts['path']}, {facts['file_bytes'] / 1e6:.1f} MB, version {facts['version']}"),
+        ("type", facts["type"]),
+        ("name", facts["name"] or "-"),
+        ("made by", facts["producer"]),
+        ("source", f"SHA-256 {facts['source']}"),
+        ("format", facts["format"]),
+        ("model", facts["model"]),
+        ("adapter", facts["adapter"] or "-"),
+        ("keys and values", f"{facts['kv_type']}, {facts['layers']} layers"),
+        ("positions", f"{len(tokens)}, of these {tokens.count(None)} embeddings"),
+        ("logits", "yes" if facts["logits"] else "no"),
+    ]
+    return "\n".join(f"{name:<26}{value}" for name, value in rows)
+
+
 def _text(facts: dict[str, Any]) -> str:
+    if facts["type"] == "prompt_cache":
+        return _prompt_cache_text(facts)
     rows = [
         ("file", f"{facts['path']}, {facts['file_bytes'] / 1e6:.1f} MB, version {facts['version']}"),
         ("type", facts["type"] or "-"),

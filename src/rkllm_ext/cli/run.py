@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -20,9 +21,21 @@ from .options import sampling_options
 )
 @click.option("--lora", metavar="[NAME=]PATH", help="Answer with this LoRA adapter.")
 @click.option("--lora-scale", default=1.0, show_default=True, help="How much of the adapter; 0: nothing.")
+@click.option(
+    "--prompt-cache",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Begin with the state that FILE holds; without such a file, save the state of the first prompt there.",
+)
 @sampling_options(temperature=0.8)
 def command(
-    model: str, prompt: str | None, chat: bool | None, lora: str | None, lora_scale: float, **settings: Any
+    model: str,
+    prompt: str | None,
+    chat: bool | None,
+    lora: str | None,
+    lora_scale: float,
+    prompt_cache: str | None,
+    **settings: Any,
 ) -> None:
     """Answer PROMPT with the .rkllm file MODEL; without PROMPT, line after line."""
     from ..llm import LLM
@@ -35,4 +48,9 @@ def command(
             name, _, path = lora.rpartition("=")
             name = name or "lora"
             llm.load_lora(path, name, lora_scale)
-        Talk(llm, chat=has_chat_template(model) if chat is None else chat, lora=name).talk(prompt)
+        save_to = prompt_cache
+        if prompt_cache is not None and os.path.exists(prompt_cache):
+            llm.load_prompt_cache(prompt_cache)
+            save_to = None
+        chat = has_chat_template(model) if chat is None else chat
+        Talk(llm, chat, lora=name, save_to=save_to).talk(prompt)

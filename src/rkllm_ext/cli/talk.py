@@ -29,12 +29,15 @@ class Talk:
         True: lines are turns of a conversation in the model's chat template. False: each line is a prompt of its own.
     lora
         The name of the loaded adapter to answer with.
+    save_to
+        Where the first prompt's state is saved; None: nowhere.
     """
 
-    def __init__(self, llm: LLM, chat: bool, lora: str | None = None) -> None:
+    def __init__(self, llm: LLM, chat: bool, lora: str | None = None, save_to: str | None = None) -> None:
         self._llm = llm
         self._chat = chat
         self._settings: dict[str, Any] = {} if lora is None else {"lora": lora}
+        self._once: dict[str, Any] = {} if save_to is None else {"save_prompt_cache": save_to}  # for the first answer
         self._history: list[dict[str, str]] = []
         self._figures = {"prefill_ms": 0.0, "generate_ms": 0.0, "prefill_tokens": 0, "generate_tokens": 0}
         self._peak_mb = 0.0
@@ -110,7 +113,8 @@ class Talk:
         """Put the pieces of an answer on stdout as they come, and into `texts`."""
         start = self._llm.chat_stream if self._chat else self._llm.stream
         asked: Any = self._history if self._chat else line
-        with contextlib.closing(start(asked, **self._settings)) as stream:
+        once, self._once = self._once, {}
+        with contextlib.closing(start(asked, **self._settings, **once)) as stream:
             try:
                 for piece in stream:
                     texts.append(piece.text)
