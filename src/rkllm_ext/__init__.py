@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from rkllm_ext.llm import LLM
     from rkllm_ext.lora import convert_lora
-    from rkllm_ext.results import Generation, Info, Perf
+    from rkllm_ext.results import Generation, Info, Perf, TokenLogprobs
     from rkllm_ext.session import Session, step_together
     from rkllm_ext.stream import Stream
 
@@ -51,6 +51,7 @@ __all__ = [
     "RKLLMError",
     "Session",
     "Stream",
+    "TokenLogprobs",
     "Tokenizer",
     "UnsupportedModelError",
     "__version__",
@@ -72,6 +73,7 @@ _MODULES = {
     "Session": "session",
     "Stream": "stream",
     "step_together": "session",
+    "TokenLogprobs": "results",
     "Tokenizer": "_rkllm",
     "convert": "convert",
     "convert_lora": "lora",

@@ -56,6 +56,7 @@ cdef class BaseHandle:
     cdef int dim         # 0: not known
     cdef int pid
     cdef bint closing
+    cdef bint masked     # the library has a mask function
     cdef readonly str path
     cdef object __weakref__
 
@@ -134,7 +135,7 @@ cdef class BaseHandle:
             return 0
         job.retired = True
         job.buffer = None
-        if llm != NULL and queue_end(job.q) == RKLLM_RUN_ERROR:
+        if llm != NULL and queue_end(job.q) == RKLLM_RUN_ERROR and job.error is None:
             job.error = self.run_error()
         job.perf = self.read_perf()
         self.last_perf = job.perf
@@ -203,10 +204,23 @@ cdef class BaseHandle:
         finally:
             self.leave()
 
-    def start(self, given, options, stream_class, save_path=""):
+    cdef int constrain(self, Job job) except -1:
+        # Let the library ask the run's constraint, or nobody. It keeps the job while it runs.
+        if job.constraint is not None:
+            need(<void*>ext_set_mask, "a constraint")
+            check(ext_set_mask(self.llm, mask_callback, <void*>job), self.llm, "rkllm_ext_set_mask")
+            self.masked = True
+        elif self.masked:
+            check(ext_set_mask(self.llm, NULL, NULL), self.llm, "rkllm_ext_set_mask")
+            self.masked = False
+        return 0
+
+    def start(self, given, options, stream_class, save_path="", constraint=None):
         """Start a run with these options set and return its stream, of a class derived from `BaseStream`.
 
         save_path: where the run saves the state of its input; "": nowhere.
+        constraint(tokens): called before each token with those chosen since the last call, it returns a bit for each token
+        that may come next, as bytes, or None when nothing may. Its attribute `cut` says that it has shortened the answer.
         """
         cdef Job job
         cdef LLMHandle llm
@@ -221,7 +235,12 @@ cdef class BaseHandle:
                 choose_adapter(job, name_bytes(options["lora"], "lora"))
                 options = {**options, "lora": ""}
             self.apply({**options, "image_tokens": job.image_tokens})
+            job.constraint = constraint
+            self.constrain(job)
             llm = self.llm
+            if options.get("logprobs", -1) >= 0:
+                if not queue_want_logprobs(job.q, ext_token_logprobs, llm, options["logprobs"]):
+                    raise OutOfMemoryError("no memory for the log-probabilities of a run")
             self.active = job  # from here on the handle is busy for other threads
             queue_retain(job.q)  # the producer's reference, which the end of the run gives back
             with nogil:
@@ -392,6 +411,26 @@ cdef class BaseHandle:
         self.enter()
         try:
             return decode_ids(self.tokenizer(), ids, skip_special)
+        finally:
+            self.leave()
+
+    def token_table(self):
+        """Return the bytes of each id, b"" where it has no token, and the ids of special tokens."""
+        cdef size_t size = 0
+        cdef int special = 0
+        cdef const char* data
+        need(<void*>ext_token_bytes, "the model's tokens")
+        vocab_size = self.info()["vocab_size"]
+        tokens = []
+        specials = []
+        self.enter()
+        try:
+            for index in range(vocab_size):
+                data = ext_token_bytes(self.tokenizer(), index, &size, &special)
+                tokens.append(b"" if data == NULL else data[:size])
+                if data != NULL and special:
+                    specials.append(index)
+            return tokens, specials
         finally:
             self.leave()
 

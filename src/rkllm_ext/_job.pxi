@@ -18,6 +18,7 @@ cdef class Job:
     cdef bint aborted
     cdef bint retired    # the library is idle again, perf and error are taken
     cdef object error
+    cdef object constraint  # called before each token with those chosen since; returns a mask, or None: the end
     cdef dict perf
 
     def __cinit__(self):

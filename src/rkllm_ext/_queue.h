@@ -31,7 +31,13 @@ typedef struct {
   size_t ends[QUEUE_ENTRIES]; /* where the text of an entry ends; it begins where the one before it ends */
   char* text;
   size_t room;
+  float* logprobs;            /* [QUEUE_ENTRIES, 1 + top]: of each entry's token, then of its alternatives; NULL: not asked for */
+  int32_t* alternatives;      /* [QUEUE_ENTRIES, top] ids, -1 behind the last one */
 } queue_side;
+
+/* rkllm_ext_token_logprobs. */
+typedef int (*queue_logprobs)(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity,
+                              size_t* count);
 
 typedef struct {
   pthread_mutex_t mutex;
@@ -46,6 +52,9 @@ typedef struct {
   int out_of_memory;
   int event;        /* an eventfd, readable while an entry or the end waits to be taken; -1: none */
   int references;
+  queue_logprobs read_logprobs; /* NULL: not asked for */
+  LLMHandle handle;             /* whom to ask */
+  size_t top;                   /* alternatives of each token */
 } queue;
 
 static queue* queue_new(void) {
@@ -70,18 +79,35 @@ static void queue_retain(queue* q) {
 }
 
 static void queue_release(queue* q) {
-  int left;
+  int left, side;
   pthread_mutex_lock(&q->mutex);
   left = --q->references;
   pthread_mutex_unlock(&q->mutex);
   if (left > 0) return;
   if (q->event >= 0) close(q->event);
-  free(q->sides[0].text);
-  free(q->sides[1].text);
+  for (side = 0; side < 2; ++side) {
+    free(q->sides[side].text);
+    free(q->sides[side].logprobs);
+    free(q->sides[side].alternatives);
+  }
   pthread_cond_destroy(&q->filled);
   pthread_cond_destroy(&q->emptied);
   pthread_mutex_destroy(&q->mutex);
   free(q);
+}
+
+/* Before the run: keep the log-probability of each token and of `top` alternatives. Returns 0 when memory could not be had. */
+static int queue_want_logprobs(queue* q, queue_logprobs read_logprobs, LLMHandle handle, size_t top) {
+  int side;
+  for (side = 0; side < 2; ++side) {
+    q->sides[side].logprobs = (float*)malloc(QUEUE_ENTRIES * (1 + top) * sizeof(float));
+    q->sides[side].alternatives = (int32_t*)malloc(QUEUE_ENTRIES * (1 + top) * sizeof(int32_t));
+    if (q->sides[side].logprobs == NULL || q->sides[side].alternatives == NULL) return 0;
+  }
+  q->read_logprobs = read_logprobs;
+  q->handle = handle;
+  q->top = top;
+  return 1;
 }
 
 /* ---- the producer ------------------------------------------------------------------------------------------------ */
@@ -111,12 +137,22 @@ static int queue_append(queue_side* side, int32_t id, const char* text, size_t l
   return 1;
 }
 
+/* With the mutex held and inside a token's callback: the numbers of the entry that comes next. */
+static void queue_put_logprobs(queue* q, queue_side* side, int32_t id) {
+  float* logprobs = side->logprobs + side->count * (1 + q->top);
+  int32_t* alternatives = side->alternatives + side->count * q->top;
+  size_t count = 0, i;
+  if (id < 0 || q->read_logprobs(q->handle, logprobs, alternatives, logprobs + 1, q->top, &count) != 0) count = 0;
+  for (i = count; i < q->top; ++i) alternatives[i] = -1;
+}
+
 static void queue_put_bytes(queue* q, int32_t id, const char* text, size_t length) {
   queue_side* side;
   pthread_mutex_lock(&q->mutex);
   while (q->sides[q->writing].count == QUEUE_ENTRIES && q->flowing) pthread_cond_wait(&q->emptied, &q->mutex);
   side = &q->sides[q->writing];
   if (q->keeping && side->count < QUEUE_ENTRIES) {
+    if (q->read_logprobs != NULL) queue_put_logprobs(q, side, id);
     if (!queue_append(side, id, text, length)) q->out_of_memory = 1;
     if (side->count == 1 || side->count == QUEUE_HALF || q->out_of_memory) queue_notify(q);
   }

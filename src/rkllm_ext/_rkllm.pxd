@@ -156,6 +156,8 @@ cdef extern from "_library.h" nogil:
         RKLLM_EXT_FINISH_ABORT
         RKLLM_EXT_FINISH_ERROR
 
+    ctypedef int (*RKLLMExtMask)(const int32_t* tokens, size_t n_tokens, uint32_t* mask, size_t n_words,
+                                 void* userdata) noexcept
     ctypedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride,
                                  void* userdata)
 
@@ -210,6 +212,9 @@ cdef extern from "_library.h" nogil:
     int ext_perf "library.rkllm_ext_perf"(LLMHandle handle, RKLLMExtPerf* perf)
     int ext_logits "library.rkllm_ext_logits"(LLMHandle handle, const RKLLMInput* given, float* out, size_t capacity,
                                               size_t* n_tokens)
+    int ext_token_logprobs "library.rkllm_ext_token_logprobs"(LLMHandle handle, float* chosen, int32_t* ids,
+                                                              float* logprobs, size_t capacity, size_t* count)
+    int ext_set_mask "library.rkllm_ext_set_mask"(LLMHandle handle, RKLLMExtMask function, void* userdata)
     int ext_set_tap "library.rkllm_ext_set_tap"(LLMHandle handle, RKLLMExtTap function, void* userdata)
     int ext_hidden_states "library.rkllm_ext_hidden_states"(LLMHandle handle, const RKLLMInput* given, float* out,
                                                             size_t capacity, size_t* n_tokens)
@@ -241,6 +246,8 @@ cdef extern from "_library.h" nogil:
                                                       size_t* n_bytes)
     int32_t ext_vocab_size "library.rkllm_ext_vocab_size"(const RKLLMExtTokenizer* tokenizer)
     int32_t ext_token_id "library.rkllm_ext_token_id"(const RKLLMExtTokenizer* tokenizer, const char* text)
+    const char* ext_token_bytes "library.rkllm_ext_token_bytes"(const RKLLMExtTokenizer* tokenizer, int32_t id,
+                                                                size_t* n_bytes, int* special)
     uint64_t ext_packed_size "library.rkllm_ext_packed_size"(const char* format, int64_t rows, int64_t cols)
     int ext_pack "library.rkllm_ext_pack"(const char* format, int64_t rows, int64_t cols, const void* codes,
                                           const float* scales, void* out, uint64_t out_bytes)
@@ -266,14 +273,22 @@ cdef extern from "_queue.h" nogil:
         int32_t* ids
         size_t* ends
         char* text
+        float* logprobs
+        int32_t* alternatives
 
     ctypedef struct queue:
+        queue_side sides[2]
         int reads_end
         int out_of_memory
+        size_t top
 
     int QUEUE_HALF
 
+    ctypedef int (*queue_logprobs)(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity,
+                                   size_t* count)
+
     queue* queue_new()
+    int queue_want_logprobs(queue* q, queue_logprobs read_logprobs, LLMHandle handle, size_t top)
     void queue_retain(queue* q)
     void queue_release(queue* q)
     void queue_put_end(queue* q, int state)

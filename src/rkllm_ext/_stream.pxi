@@ -16,10 +16,17 @@ cdef class Piece:
         a stop string.
     token_id : int
         -1 for a piece that is no token: text that was still held back when the run ended.
+    logprob : float or None
+        Natural logarithm of the token's probability in the model's own distribution, before all sampling settings; None
+        unless the run was asked for `logprobs`.
+    top_logprobs : list of (int, float) or None
+        The most probable tokens and theirs, best first.
     """
 
     cdef readonly str text
     cdef readonly int token_id
+    cdef readonly object logprob
+    cdef readonly object top_logprobs
 
     def __repr__(self):
         return f"Piece(text={self.text!r}, token_id={self.token_id})"
@@ -36,6 +43,7 @@ cdef class BaseStream:
     cdef size_t taken      # tokens of all sides
     cdef bint over
     cdef readonly object finish_reason
+    cdef readonly list logprobs  # of the tokens that collect() has returned, as of pieces; None when not asked for
 
     def __cinit__(self):
         self.over = True  # until new_stream gives it a run
@@ -97,6 +105,8 @@ cdef class BaseStream:
             self.finish_reason = "error"
             error, self.job.error = self.job.error, None  # its traceback refers to this object
             raise error
+        if self.job.constraint is not None and self.job.constraint.cut and self.job.perf["finish_reason"] == "stop":
+            self.job.perf["finish_reason"] = "length"  # the library cannot know why nothing may follow
         if self.job.perf is not None:
             self.finish_reason = self.job.perf["finish_reason"]
         elif self.job.aborted:
@@ -115,19 +125,32 @@ cdef class BaseStream:
         piece = Piece.__new__(Piece)
         piece.text = self.side.text[begin:self.side.ends[self.at]].decode("utf-8", "replace")
         piece.token_id = self.side.ids[self.at]
+        if self.side.logprobs != NULL and piece.token_id >= 0:
+            piece.logprob, piece.top_logprobs = self.logprobs_at(self.at)
         self.at += 1
         return piece
 
+    cdef tuple logprobs_at(self, size_t at):
+        # Of an entry: that of its token, and [(id, that of an alternative)].
+        cdef size_t top = self.job.q.top
+        cdef float* logprobs = self.side.logprobs + at * (1 + top)
+        cdef int32_t* ids = self.side.alternatives + at * top
+        return logprobs[0], [(ids[i], logprobs[1 + i]) for i in range(top) if ids[i] >= 0]
+
     def collect(self):
-        """Wait for the end and return (text, token ids int32 [n]) of all that is left."""
+        """Wait for the end and return (text, token ids int32 [n]) of all that is left; `logprobs` are then theirs."""
         cdef queue_side* side
         text = bytearray()
         ids = bytearray()
+        if self.job.q.sides[0].logprobs != NULL:
+            self.logprobs = []
         while self.fill(QUEUE_HALF):  # nobody sees the single tokens: waking up for each would only take time from the model
             side = self.side
             begin = side.ends[self.at - 1] if self.at else 0
             text += side.text[begin:side.ends[side.count - 1]]
             ids += (<char*>(side.ids + self.at))[:4 * (side.count - self.at)]
+            if self.logprobs is not None:
+                self.logprobs += [self.logprobs_at(at) for at in range(self.at, side.count) if side.ids[at] >= 0]
             self.at = side.count
             if side.ids[side.count - 1] < 0:  # the run's last text, no token
                 del ids[-4:]

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 from ._rkllm import GGUFFile, Handle, Multimodal, Piece, is_extended
 from .errors import InvalidArgumentError, UnsupportedModelError
-from .options import Value, checked, checked_overrides, checked_sampling, finite, sampling_of
-from .results import Generation, Info, Perf
+from .options import Form, Value, checked, checked_overrides, checked_sampling, finite, pop_form, sampling_of
+from .results import Generation, Info, Perf, TokenLogprobs
 from .session import Session
 from .stream import Stream
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ._rkllm import Array
     from .astream import AsyncStream
     from .chat import ChatTemplate
+    from .constrain import Constraint, Grammars
 
     Input = Union[str, Array, Multimodal]
     Images = Union[Array, Sequence[Array]]
@@ -133,6 +135,7 @@ class LLM:
         img_content: str = "",
     ) -> None:
         self._chat: tuple[ChatTemplate, str] | None = None
+        self._grammars: Grammars | None = None
         settings = {
             "max_new_tokens": max_new_tokens,
             "top_k": top_k,
@@ -261,10 +264,42 @@ class LLM:
             prompt = Multimodal(prompt, image_embed)
         return self._start(prompt, add_bos, overrides)
 
-    def _start(self, x: Input, add_bos: str, overrides: Mapping[str, Any]) -> Stream:
-        settings = {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}
-        save_path = str(settings.pop("save_prompt_cache", ""))
-        return self._handle.start(x, settings, Stream, save_path)
+    def _start(self, x: Input, add_bos: str, overrides: dict[str, Any]) -> Stream:
+        form = pop_form(overrides)
+        options = {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}
+        save_path = str(options.pop("save_prompt_cache", ""))
+        constraint = None if form is None else self._constraint(form, x, options)
+        return self._handle.start(x, options, Stream, save_path, constraint)
+
+    def _constraint(self, form: Form, x: Input, options: Mapping[str, Value]) -> Constraint:
+        # What gives an answer its form, and an end in time.
+        from .constrain import Grammars, TokenTable
+
+        for name, off in (("stop", ""), ("ignore_eos", False)):
+            if options[name] != off:
+                raise InvalidArgumentError(f"{name} and {form[0]} are given; the form alone says where the answer ends")
+        if self._grammars is None:
+            with GGUFFile(self._file) as file:
+                eos = file.values.get("tokenizer.ggml.eos_token_id")
+                ends = file.values.get("rkllm.end_tokens", [] if eos is None else [eos])
+            tokens, special = self._handle.token_table()
+            encode = partial(self._handle.tokenize, parse_special=False)
+            self._grammars = Grammars(TokenTable(tokens, special, [int(end) for end in ends], encode))
+        limit = cast(int, options["max_new_tokens"])
+        room = self.info.max_context_len - self._n_input(x, options) if cast(int, options["n_keep"]) < 0 else -1
+        budget = min((n for n in (limit, room) if n >= 0), default=None)
+        return self._grammars.constraint(form, budget)
+
+    def _n_input(self, x: Input, options: Mapping[str, Value]) -> int:
+        # Positions that an input takes, at most.
+        if isinstance(x, Multimodal):
+            return len(self.tokenize(x.prompt)) + len(x) + 16 * (1 + x.prompt.count("<image>"))
+        if isinstance(x, str):
+            return len(self.tokenize(x, add_bos=options["add_bos"] != "0"))
+        try:
+            return len(memoryview(cast(Any, x)))
+        except TypeError:
+            return 0  # no input at all, which the run will say
 
     def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Input, str]:
         # The text or ids of a conversation, and whether the library is to put the begin token before it.
@@ -545,4 +580,6 @@ def _whole(stream: Stream) -> Generation:
     text, ids = stream.collect()
     reason = stream.finish_reason
     assert reason is not None  # collect() returns at the end of the run
-    return Generation(text, ids, reason, stream.perf)
+    found = stream.logprobs
+    rows = None if found is None else [TokenLogprobs(int(token), *row) for token, row in zip(ids, found)]
+    return Generation(text, ids, reason, stream.perf, rows)

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import os
@@ -16,6 +17,8 @@ from typing import Any, Union
 from .errors import InvalidArgumentError
 
 Value = Union[int, float, bool, str]
+Form = tuple[str, str]  # that an answer is to have: the name of the setting, and its text
+_FORMS = ("json_schema", "regex", "grammar")
 
 
 def _integer(name: str, value: Any) -> int:
@@ -186,7 +189,7 @@ def checked_overrides(settings: Mapping[str, Any]) -> dict[str, Value]:
     >>> checked_overrides({"top_k": 1, "seed": None})
     {'top_k': 1, 'seed': 'random'}
     """
-    _check_names(settings, _RUN, "one run")
+    _check_names(settings, (*_RUN, *_FORMS), "one run")
     return checked(settings)
 
 
@@ -199,6 +202,31 @@ def checked_sampling(settings: Mapping[str, Any]) -> dict[str, Value]:
 def sampling_of(settings: Mapping[str, Value]) -> dict[str, Value]:
     """Return those settings of a run that a session has as well."""
     return {name: value for name, value in settings.items() if name in _SAMPLING}
+
+
+def pop_form(settings: dict[str, Any]) -> Form | None:
+    """Take the form of an answer out of the settings of a run: its kind and its text, or None.
+
+    Raises
+    ------
+    InvalidArgumentError
+        More than one form is given, or one of a wrong type.
+    """
+    forms = {kind: settings.pop(kind, None) for kind in _FORMS}
+    given = [(kind, value) for kind, value in forms.items() if value is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidArgumentError(f"{' and '.join(kind for kind, _ in given)} are given; an answer has one form")
+    kind, value = given[0]
+    if kind == "json_schema" and isinstance(value, (Mapping, bool)):
+        try:
+            value = json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"json_schema: {error}") from None
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{kind} is {value!r}; a str is needed")
+    return kind, value
 
 
 def _check_names(settings: Iterable[str], known: Collection[str], whose: str) -> None:

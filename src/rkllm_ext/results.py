@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,23 @@ class Info:
     isa: str
 
 
+class TokenLogprobs(NamedTuple):
+    """Natural logarithms of probabilities in the model's own distribution, before all sampling settings.
+
+    Attributes
+    ----------
+    token_id
+        The token that was chosen.
+    logprob
+    top
+        The most probable tokens, (id, log-probability), best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
 @dataclass(frozen=True)
 class Generation:
     """A whole answer.
@@ -122,9 +139,12 @@ class Generation:
         "stop" (an end token or a stop string), "length" (max_new_tokens), "context" (the context is full) or "abort".
     perf
         Figures of the run; None on a library that has none.
+    logprobs
+        Of each token, when the run was asked for them (`logprobs=5`); else None.
     """
 
     text: str
     token_ids: NDArray[np.int32]
     finish_reason: str
     perf: Perf | None
+    logprobs: list[TokenLogprobs] | None = None

@@ -110,6 +110,41 @@ static void text_of_the_end_is_read_where_the_library_brings_it(int reads_end) {
   queue_release(q);
 }
 
+/* Stands for rkllm_ext_token_logprobs: the n-th call gives n, and n % 3 alternatives. */
+static int count_logprobs(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity, size_t* count) {
+  int* calls = (int*)handle;
+  size_t i;
+  *chosen = (float)++*calls;
+  *count = (size_t)(*calls % 3) < capacity ? (size_t)(*calls % 3) : capacity;
+  for (i = 0; i < *count; ++i) {
+    ids[i] = *calls + (int32_t)i;
+    logprobs[i] = *chosen + (float)i;
+  }
+  return 0;
+}
+
+static void log_probabilities_lie_beside_their_tokens(size_t top) {
+  queue* q = queue_new();
+  int calls = 0, i;
+  queue_side* side;
+  CHECK(q != NULL && queue_want_logprobs(q, count_logprobs, &calls, top));
+  for (i = 1; i <= 5; ++i) queue_put(q, i, "x");
+  queue_put_rest(q, "rest"); /* no token: nothing is asked */
+  side = queue_take(q);
+  CHECK(side->count == 6 && calls == 5);
+  for (i = 0; i < 5; ++i) {
+    const float* logprobs = side->logprobs + (size_t)i * (1 + top);
+    size_t k;
+    CHECK(logprobs[0] == (float)(i + 1));
+    for (k = 0; k < top; ++k) {
+      const int32_t id = side->alternatives[(size_t)i * top + k];
+      CHECK(id == (k < (size_t)((i + 1) % 3) ? i + 1 + (int32_t)k : -1));
+      if (id >= 0) CHECK(logprobs[1 + k] == (float)id);
+    }
+  }
+  queue_release(q);
+}
+
 static void the_consumer_may_let_go_first(void) {
   Run run;
   pthread_t thread = start(&run, 100000);
@@ -168,6 +203,8 @@ int main(void) {
   the_consumer_may_let_go_first();
   text_of_the_end_is_read_where_the_library_brings_it(0);
   text_of_the_end_is_read_where_the_library_brings_it(1);
+  log_probabilities_lie_beside_their_tokens(0);
+  log_probabilities_lie_beside_their_tokens(2);
   the_event_tells_of_entries_and_of_the_end();
   a_wait_without_news_ends();
   puts("the queue keeps its promises");

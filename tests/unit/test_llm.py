@@ -114,6 +114,39 @@ def test_the_same_seed_gives_the_same_answer(llm: LLM) -> None:
     assert first.perf.seed == 2**64 - 1
 
 
+def test_log_probabilities_are_those_of_the_models_own_distribution(llm: LLM) -> None:
+    ids = llm.tokenize(PROMPT)
+    settings = {"temperature": 2.0, "top_k": 5, "seed": 4, "max_new_tokens": 10, "ignore_eos": True}
+    answer = llm.generate(ids, logprobs=3, **settings)
+    rows = answer.logprobs
+    assert rows is not None
+    assert [row.token_id for row in rows] == answer.token_ids.tolist()
+    logits = llm.logits(np.concatenate([ids, answer.token_ids]))[len(ids) - 1 : -1].astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    for row, values in zip(rows, expected):
+        assert row.logprob == pytest.approx(values[row.token_id], abs=1e-4)
+        best = np.argsort(-values, kind="stable")[:3]
+        assert [token for token, _ in row.top] == best.tolist()
+        assert [number for _, number in row.top] == pytest.approx(values[best], abs=1e-4)
+    pieces = list(llm.stream(ids, logprobs=3, **settings))
+    assert [(piece.token_id, piece.logprob, piece.top_logprobs) for piece in pieces] == rows
+    assert {len(row.top) for row in llm.generate(ids, logprobs=0, **settings).logprobs or []} == {0}
+
+
+def test_log_probabilities_are_kept_for_long_answers_and_left_out_where_nobody_asks(tiny_model: Path) -> None:
+    with LLM(tiny_model, max_context_len=8192, n_threads=1, seed=1, logprobs=1) as model:
+        answer = model.generate(PROMPT, max_new_tokens=5000, ignore_eos=True)  # more than the queue holds
+        assert answer.logprobs is not None
+        assert [row.token_id for row in answer.logprobs] == answer.token_ids.tolist()
+        assert all(row.logprob <= row.top[0][1] <= 0.0 for row in answer.logprobs)
+        stopped = model.generate(PROMPT, max_new_tokens=30, ignore_eos=True, stop="\n\n\n\n")
+        assert stopped.logprobs is not None
+        assert len(stopped.logprobs) == len(stopped.token_ids)
+        assert model.generate(PROMPT, max_new_tokens=5, logprobs=None).logprobs is None
+        piece = next(model.stream(PROMPT, max_new_tokens=5, logprobs=None, ignore_eos=True))
+        assert (piece.logprob, piece.top_logprobs) == (None, None)
+
+
 def test_an_override_lasts_for_one_run(llm: LLM) -> None:
     assert len(llm.generate(PROMPT, ignore_eos=True, max_new_tokens=3).token_ids) == 3
     assert len(llm.generate(PROMPT, ignore_eos=True).token_ids) == 8
