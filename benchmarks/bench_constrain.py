@@ -64,7 +64,7 @@ def replay(llm: rkllm_ext.LLM, tokens: list[int], settings: dict[str, Any]) -> f
 
     prompt, add_bos = llm._prompt(MESSAGES)
     options = {**llm._defaults, **settings, "add_bos": add_bos}
-    stream = llm._handle.start(prompt, options, rkllm_ext.Stream, Known())
+    stream = llm._handle.start(prompt, options, rkllm_ext.Stream, constraint=Known())
     _, ids = stream.collect()
     assert ids.tolist() == tokens
     assert stream.perf is not None

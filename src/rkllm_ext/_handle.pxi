@@ -343,9 +343,12 @@ cdef class BaseHandle:
         finally:
             self.leave()
 
-    def open_session(self, session_class, options, once):
-        """Open a session, of a class derived from `BaseSession`. The model need not be idle. `options` are those that every
-        choice begins with, `once` is set at the beginning."""
+    def open_session(self, session_class, options, once, path=None):
+        """Open a session, empty or as it was saved, of a class derived from `BaseSession`. The model need not be idle.
+        `options` are those that every choice begins with, `once` is set at the beginning."""
+        cdef bytes encoded = b"" if path is None else path_bytes(path)
+        cdef const char* c_path = encoded
+        cdef bint empty = path is None
         cdef RKLLMExtSession* opened = NULL
         cdef LLMHandle llm
         cdef BaseSession session
@@ -356,8 +359,8 @@ cdef class BaseHandle:
         try:
             llm = self.llm
             with nogil:
-                code = ext_session_open(llm, &opened)
-            check(code, llm, "rkllm_ext_session_open")
+                code = ext_session_open(llm, &opened) if empty else ext_session_restore(llm, c_path, &opened)
+            check(code, llm, "rkllm_ext_session_open" if empty else "rkllm_ext_session_restore")
             session = new_session(session_class, opened, self.path, facts["vocab_size"], facts["dim"], dict(options), {})
             session.apply({**options, **once, "image_tokens": "", "add_bos": "auto"})
             return session

@@ -235,6 +235,9 @@ cdef extern from "_library.h" nogil:
     int ext_session_fork "library.rkllm_ext_session_fork"(RKLLMExtSession* session, RKLLMExtSession** fork)
     int ext_session_tokens "library.rkllm_ext_session_tokens"(RKLLMExtSession* session, int32_t* out, size_t capacity,
                                                               size_t* count)
+    int ext_session_save "library.rkllm_ext_session_save"(RKLLMExtSession* session, const char* path)
+    int ext_session_restore "library.rkllm_ext_session_restore"(LLMHandle handle, const char* path,
+                                                                RKLLMExtSession** session)
     int ext_session_abort "library.rkllm_ext_session_abort"(RKLLMExtSession* session)
     int ext_tokenizer_open "library.rkllm_ext_tokenizer_open"(const char* path, RKLLMExtTokenizer** tokenizer)
     void ext_tokenizer_close "library.rkllm_ext_tokenizer_close"(RKLLMExtTokenizer* tokenizer)

@@ -187,6 +187,29 @@ cdef class BaseSession:
         finally:
             self.leave()
 
+    def save(self, path):
+        """Save the sequence with its keys and values to a file, for `LLM.restore` and `LLM.load_prompt_cache`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The session is empty or closed, or the folder does not exist.
+        BusyError
+            Another thread uses the session.
+        """
+        cdef RKLLMExtSession* session = self.enter()
+        cdef bytes encoded
+        cdef const char* c_path
+        cdef int code
+        try:
+            encoded = path_bytes(path)
+            c_path = encoded
+            with nogil:
+                code = ext_session_save(session, c_path)
+            check(code, NULL, "rkllm_ext_session_save")
+        finally:
+            self.leave()
+
     @property
     def tokens(self):
         """Tokens of the sequence, int32 [n]; -1 where an embedding stands."""

@@ -429,8 +429,41 @@ class LLM:
         OutOfMemoryError
         """
         lora = checked({"lora": settings.pop("lora", None)})
+        return self._open_session(None, settings, lora)
+
+    def restore(self, path: str | os.PathLike[str], **settings: Any) -> Session:
+        """Open a session in the state in which `Session.save` saved one: its sequence, logits and adapter.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file of this model and kv_type; its adapter must be loaded.
+        **settings
+            As for `session`, but for lora; they are not in the file.
+
+        Raises
+        ------
+        ModelFileError
+            The file is missing or damaged.
+        InvalidArgumentError
+            It belongs to another model, format, adapter or kv_type, a setting is not possible, or the model is closed.
+
+        Examples
+        --------
+        >>> with LLM(model_path) as llm, llm.session() as session:
+        ...     n = session.prefill("Once upon a time")
+        ...     session.save(session_path)
+        ...     with llm.restore(session_path) as restored:
+        ...         restored.tokens.tolist() == session.tokens.tolist()
+        True
+        """
+        return self._open_session(path, settings, {})
+
+    def _open_session(
+        self, path: str | os.PathLike[str] | None, settings: Mapping[str, Any], once: Mapping[str, Value]
+    ) -> Session:
         options = {**sampling_of(self._defaults), **checked_sampling(settings)}
-        return self._handle.open_session(Session, options, {**lora, "seed": options.pop("seed")})
+        return self._handle.open_session(Session, options, {**once, "seed": options.pop("seed")}, path)
 
     # ---- adapters and prompt states ---------------------------------------------------------------------------------
 

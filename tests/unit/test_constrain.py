@@ -207,7 +207,9 @@ def test_a_constraint_that_fails_ends_the_run_with_its_error(llm: LLM) -> None:
 
     from rkllm_ext import Stream
 
-    stream = llm._handle.start(PROMPT, {**llm._defaults, "add_bos": "auto", "ignore_eos": True}, Stream, Broken())
+    stream = llm._handle.start(
+        PROMPT, {**llm._defaults, "add_bos": "auto", "ignore_eos": True}, Stream, constraint=Broken()
+    )
     with pytest.raises(ZeroDivisionError, match="in the constraint"):
         list(stream)
     assert len(llm.generate(PROMPT, max_new_tokens=3, ignore_eos=True).token_ids) == 3

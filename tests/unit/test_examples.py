@@ -21,6 +21,7 @@ def test_examples_of_a_module(name: str, tiny_model: Path, tmp_path: Path) -> No
     adapter = write_peft(tmp_path / "adapter", random_pairs({"model.layers.0.self_attn.q_proj": (64, 64)}, rank=4))
     rkllm_ext.convert_lora(adapter, tiny_model.parent / "checkpoint", tmp_path / "a_lora.rkllm")
     paths = {"model_path": tiny_model, "adapter_path": tmp_path / "a_lora.rkllm", "cache_path": tmp_path / "cache"}
+    paths["session_path"] = tmp_path / "session"
     names = {**paths, "LLM": rkllm_ext.LLM, **vars(module)}
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner()

@@ -16,7 +16,7 @@ import pytest
 
 import rkllm_ext
 from rkllm_ext import LLM, Session, step_together
-from rkllm_ext.errors import AbortedError, BusyError, ContextFullError, InvalidArgumentError
+from rkllm_ext.errors import AbortedError, BusyError, ContextFullError, InvalidArgumentError, ModelFileError
 
 PROMPT = "Once upon a time"
 GREEDY = {"temperature": 0.0, "repeat_penalty": 1.0}
@@ -254,6 +254,43 @@ def test_what_is_computed_from_logits_is_an_ordinary_array(llm: LLM) -> None:
         session.step(5)
         assert all(np.isfinite(result).all() for result in results)
         np.testing.assert_array_equal(session.logits, np.asarray(session.logits))
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_session_is_restored_with_all_its_bits(llm: LLM, tmp_path: Path) -> None:
+    path = tmp_path / "session.cache"
+    with llm.session(**GREEDY) as session:
+        session.prefill(PROMPT)
+        session.step(5)
+        session.save(path)
+        with llm.restore(path, **GREEDY) as restored:
+            assert isinstance(restored, Session)
+            assert restored.tokens.tolist() == session.tokens.tolist()
+            assert bits(restored.logits) == bits(session.logits)
+            assert restored.sample() == session.sample()
+            for token in (7, 8):
+                restored.step(token)
+                session.step(token)
+                assert bits(restored.logits) == bits(session.logits)
+
+
+def test_what_cannot_be_saved_or_restored_is_refused(llm: LLM, tmp_path: Path, tiny_llama: Path) -> None:
+    path = tmp_path / "session.cache"
+    with llm.session() as session:
+        session.prefill(PROMPT)
+        with pytest.raises(InvalidArgumentError, match="does not exist"):
+            session.save(tmp_path / "missing" / "x")
+        session.save(path)
+    for wrong in (tmp_path / "nothing", tiny_llama / "config.json"):
+        with pytest.raises(ModelFileError):
+            llm.restore(wrong)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelFileError):
+        llm.restore(path)
+    with pytest.raises(InvalidArgumentError, match="can be set for a session"):
+        llm.restore(path, lora="a")
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------
