@@ -8,6 +8,8 @@ namespace {
 
 // Rows and tiles of one item: few tiles of a, which has few, and results that stay on an item's stack.
 constexpr int kRows = 16, kTilesOfA = 1, kTilesOfB = 4;
+// Multiply-adds that are done sooner than other threads have been told of them.
+constexpr int64_t kAlone = 1 << 15;
 
 int64_t between_stride(const Addition& addition) { return padded(addition.low_rank->a.weight.rows); }
 
@@ -39,8 +41,13 @@ template <class Body>
 void for_blocks(const std::vector<Addition>& additions, Linear LowRank::*side, int step, float* between,
                 ThreadPool& pool, const Body& body) {
   int items = 0;
-  for (const Addition& each : additions) items += blocks_of(each, each.low_rank->*side, step);
-  pool.run(items, [&](int item, int) {
+  int64_t work = 0;
+  for (const Addition& each : additions) {
+    const Matrix& weight = (each.low_rank->*side).weight;
+    items += blocks_of(each, each.low_rank->*side, step);
+    work += each.n * weight.rows * weight.cols;
+  }
+  const auto block = [&](int item, int) {
     float* own = between;
     for (const Addition& each : additions) {
       const Linear& linear = each.low_rank->*side;
@@ -54,7 +61,9 @@ void for_blocks(const std::vector<Addition>& additions, Linear LowRank::*side, i
       item -= blocks;
       own += each.n * between_stride(each);
     }
-  });
+  };
+  if (work > kAlone) pool.run(items, block);
+  else for (int item = 0; item < items; item++) block(item, 0);
 }
 
 }  // namespace
