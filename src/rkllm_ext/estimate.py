@@ -68,7 +68,8 @@ def estimate(
         with model.naming():
             formats = plan(shapes, recipe.quantized_dtype, recipe.head_format)
             formats = mixed(formats, shapes, _equal_losses(formats, shapes), recipe.hybrid_rate)
-        folds = recipe.optimization_level > 0 and any(wanted_inputs(model.spec, shapes, formats))
+        blockwise = recipe.optimization_level > 0 or recipe.algorithm == "gdq"
+        folds = blockwise and any(wanted_inputs(model.spec, shapes, formats))
         entries = list(file_entries(shapes, formats, factor_lengths(model.spec, shapes) if folds else {}))
         keys = model.keys(format=recipe.quantized_dtype, algorithm=recipe.algorithm, platform=platform)
         return Estimate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from .errors import InvalidArgumentError
 from .lora import adapter_path
 from .quant.dataset import BUILT_IN_USED
+from .quant.recipe import Recipe
 from .sources import locate
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class RKLLM:
         model_lora : str or os.PathLike, optional
             A directory with a PEFT LoRA adapter of this model, to be exported beside it.
         device : str
-            "cpu" or "cuda": where gradient-based quantization computes.
+            "cpu" or "cuda". Nothing depends on it: the engine computes on the CPU, gdq on CUDA where there is one.
         """
         if str(device).split(":")[0] not in _DEVICES:
             raise InvalidArgumentError(f"the device {device!r} does not exist; known: {', '.join(_DEVICES)}")
@@ -183,16 +185,17 @@ class RKLLM:
         self._forget()
         settings: dict[str, Any] = {"platform": str(target_platform).lower(), "npu_cores": num_npu_core}
         if do_quantization:
-            settings |= {
-                "quantized_dtype": quantized_dtype,
-                "algorithm": quantized_algorithm,
-                "optimization_level": optimization_level,
-                "dataset": dataset or None,
-                "hybrid_rate": hybrid_rate,
-                "extra_qparams": extra_qparams or None,
-            }
-            if not dataset and (optimization_level or hybrid_rate):
+            recipe = Recipe(
+                quantized_dtype,
+                quantized_algorithm,
+                optimization_level,
+                dataset or None,
+                hybrid_rate,
+                extra_qparams or None,
+            )
+            if recipe.calibrates and recipe.dataset is None:
                 _log.warning(BUILT_IN_USED)
+            settings |= vars(recipe)
         self._convert(source, settings)
         return 0
 
@@ -201,7 +204,7 @@ class RKLLM:
         from .lora import convert_lora
 
         folder = Path(tempfile.mkdtemp(prefix="rkllm_ext-"))
-        self._cleanup = weakref.finalize(self, _remove, folder)
+        self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         built = folder / "model.rkllm"
         if self._adapter is not None:  # first: one that does not fit is found out before the long part
             convert_lora(self._adapter, source, adapter_path(built), dtype="fp16")
@@ -222,7 +225,7 @@ class RKLLM:
     def export_rkllm(self, export_path: Any) -> int:
         """Write the built model to a file, replacing one that is there as a whole or not at all.
 
-        An adapter goes beside it: ``model_lora.rkllm`` beside ``model.rkllm``.
+        An adapter goes beside it, ``model_lora.rkllm`` beside ``model.rkllm``, and so does the ``gdq.qparams`` of gdq.
         """
         from .writer import check_target, put_file
 
@@ -233,6 +236,9 @@ class RKLLM:
         files = {self._built: target}
         if self._adapter is not None:
             files[adapter_path(self._built)] = adapter_path(target)
+        qparams = self._built.with_name("gdq.qparams")
+        if qparams.exists():
+            files[qparams] = target.with_name(qparams.name)
         for file, path in files.items():
             put_file(file, path)
             _log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
@@ -327,12 +333,6 @@ class RKLLM:
             self._llm.close()
         self._llm = self._built = None
         self._cleanup()
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
 
 
 def _is_adapter(path: Path) -> bool:

@@ -39,7 +39,7 @@ PYTHON = {
     "session": "_rkllm logits options",
     "llm": "errors _rkllm astream chat constrain options results session stream",
     "evaluate": "errors llm progress",
-    "toolkit": "errors _rkllm convert llm lora quant.dataset readers source_model sources writer",
+    "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm convert estimate evaluate journal llm lora quant report sources",

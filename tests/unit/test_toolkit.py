@@ -386,6 +386,24 @@ def test_nothing_is_left_in_the_temporary_folder(
     assert list(own_temporary_folder.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_gdq_leaves_its_parameters_to_export_again_from(loaded: RKLLM, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([{"input": "the mill by the river " * 40, "target": "and past the mill " * 40}]))
+    arguments = {"quantized_dtype": "w4a16_g32", "quantized_algorithm": "gdq", "target_platform": "rk3576"}
+    arguments["dataset"] = str(data)
+    assert loaded.build(**arguments) == 0, loaded.last_error
+    assert loaded.export_rkllm(tmp_path / "first.rkllm") == 0
+    learned = (tmp_path / "gdq.qparams").rename(tmp_path / "learned.qparams")
+    assert loaded.build(extra_qparams=learned, **arguments) == 0, loaded.last_error
+    assert loaded.export_rkllm(tmp_path / "second.rkllm") == 0
+    assert (tmp_path / "first.rkllm").read_bytes() == (tmp_path / "second.rkllm").read_bytes()
+    assert not (tmp_path / "gdq.qparams").exists()
+    assert loaded.build(extra_qparams=learned, target_platform="rk3588") == -1
+    assert "extra_qparams belongs to the algorithm gdq" in loaded.last_error
+
+
 # ---- adapters ----
 
 PAIRS = {"model.layers.0.self_attn.o_proj": (64, 64), "model.layers.1.mlp.down_proj": (64, 128)}

@@ -19,7 +19,6 @@ Float32 = NDArray[np.float32]
 Facts = dict[str, Any]  # of one tensor, ready for JSON: columns of a conversion's report
 
 
-
 class Weights(Protocol):
     """A tensor of the source, read when it is asked for."""
 
