@@ -14,6 +14,8 @@ struct C { __m256i a, b; };
 
 constexpr int kTokens = 2;
 constexpr int kTiles = 2;
+constexpr int kManyTokens = 6;
+constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 2;

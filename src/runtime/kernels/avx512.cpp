@@ -18,6 +18,8 @@ struct C { __m512i v; };
 
 constexpr int kTokens = 4;
 constexpr int kTiles = 4;
+constexpr int kManyTokens = 4;
+constexpr int kManyTiles = 4;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 4;

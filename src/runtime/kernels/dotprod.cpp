@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kTokens = 2;
 constexpr int kTiles = 1;
+constexpr int kManyTokens = 4;
+constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 4;
@@ -19,10 +21,10 @@ constexpr int kStreams = 4;
 
 #include "neon.inl"
 
+inline int32x4_t quads(int32x4_t acc, uint8x16_t w, int8x16_t x) { return vdotq_s32(acc, vreinterpretq_s8_u8(w), x); }
 inline I dot_s8(I acc, C w, int32_t x4) {
   const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(x4));
-  for (int i = 0; i < 4; i++) acc.v[i] = vdotq_s32(acc.v[i], vreinterpretq_s8_u8(w.v[i]), x);
-  return acc;
+  return {quads(acc.a, w.a, x), quads(acc.b, w.b, x), quads(acc.c, w.c, x), quads(acc.d, w.d, x)};
 }
 inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 

@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kTokens = 2;
 constexpr int kTiles = 1;
+constexpr int kManyTokens = 4;
+constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 2;
@@ -21,14 +23,14 @@ constexpr int kStreams = 2;
 
 // acc + sums of four neighbouring products. A product of two bytes fits 16 bits, and so does the sum of two unless both
 // are -128 * -128, which no weight allows.
+inline int32x4_t quads(int32x4_t acc, uint8x16_t w, int8x16_t x) {
+  const int8x16_t codes = vreinterpretq_s8_u8(w);
+  const int16x8_t first = vmull_s8(vget_low_s8(codes), vget_low_s8(x)), second = vmull_high_s8(codes, x);
+  return vpadalq_s16(acc, vpaddq_s16(first, second));
+}
 inline I dot_s8(I acc, C w, int32_t x4) {
   const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(x4));
-  for (int i = 0; i < 4; i++) {
-    const int8x16_t codes = vreinterpretq_s8_u8(w.v[i]);
-    const int16x8_t first = vmull_s8(vget_low_s8(codes), vget_low_s8(x)), second = vmull_high_s8(codes, x);
-    acc.v[i] = vpadalq_s16(acc.v[i], vpaddq_s16(first, second));
-  }
-  return acc;
+  return {quads(acc.a, w.a, x), quads(acc.b, w.b, x), quads(acc.c, w.c, x), quads(acc.d, w.d, x)};
 }
 inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 

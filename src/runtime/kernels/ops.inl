@@ -5,8 +5,8 @@
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4);
 //                 kSignedOffset: what prepare_s8 adds
-//   register blocking: kTokens, kTiles of the float matmuls; kTokensA16, kTokensW8A8, kIntegerTiles, kStreams of the
-//                 others
+//   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
+//                 kTokensW8A8, kIntegerTiles, kStreams of the others
 // The order of every float operation is part of the definition: one multiply-add per column in column order for float
 // weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
 // 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
@@ -40,24 +40,41 @@ struct Signed8 {
   static F weights(const uint8_t* p) { return load_s8(reinterpret_cast<const int8_t*>(p)); }
 };
 
+// The sums of T tokens with one tile: a list, for compilers keep the elements of arrays in registers less often.
+template <int T>
+struct Sums {
+  F first = splat(0.0f);
+  Sums<T - 1> rest;
+
+  void step(F weight, const float* x, int64_t stride) {
+    first = fma(weight, splat(*x), first);
+    rest.step(weight, x + stride, stride);
+  }
+  void put(F bias, float* y, int64_t stride) const {
+    store(y, add(first, bias));
+    rest.put(bias, y + stride, stride);
+  }
+};
+template <>
+struct Sums<0> {
+  void step(F, const float*, int64_t) {}
+  void put(F, float*, int64_t) const {}
+};
+
 template <class Weights, int T, int R, bool Ahead>
 void float_block(const MatmulTask& task, int token, int tile) {
-  F acc[T][R];
-  for (int t = 0; t < T; t++)
-    for (int r = 0; r < R; r++) acc[t][r] = splat(0.0f);
+  Sums<T> sums[R];
   const uint8_t* w = task.codes + tile * task.code_stride;
   const float* x = task.x + token * task.x_stride;
   for (int k = 0; k < task.k; k++) {
     for (int r = 0; r < R; r++) {
       const uint8_t* at = w + r * task.code_stride + int64_t(k) * 16 * Weights::kBytes;
       if (Ahead) __builtin_prefetch(at + task.ahead);
-      const F weight = Weights::weights(at);
-      for (int t = 0; t < T; t++) acc[t][r] = fma(weight, splat(x[t * task.x_stride + k]), acc[t][r]);
+      sums[r].step(Weights::weights(at), x + k, task.x_stride);
     }
   }
-  for (int t = 0; t < T; t++)
-    for (int r = 0; r < R; r++)
-      store(task.y + (token + t) * task.y_stride + 16 * (tile + r), add(acc[t][r], bias_of(task, tile + r)));
+  for (int r = 0; r < R; r++)
+    sums[r].put(bias_of(task, tile + r), task.y + token * task.y_stride + 16 * (tile + r), task.y_stride);
 }
 
 // Weights are asked for in advance once, by the first tokens.
@@ -175,6 +192,13 @@ void cover(const MatmulTask& task, int tile_begin, int tile_end) {
   for (; tile < tile_end; tile++) tile_strip<Block, T, 1>(task, tile);
 }
 
+// Float weights: many tokens want their sums in registers, a few want several streams.
+template <template <int, int> class Block>
+void cover_float(const MatmulTask& task, int tile_begin, int tile_end) {
+  if (task.n_tokens < kManyTokens) cover<Block, kTokens, kTiles>(task, tile_begin, tile_end);
+  else cover<Block, kManyTokens, kManyTiles>(task, tile_begin, tile_end);
+}
+
 // Integer weights: one or two tokens wait for memory, which comes faster in several streams.
 template <template <int, int> class Block, int T, int R>
 void cover_integer(const MatmulTask& task, int tile_begin, int tile_end) {
@@ -202,13 +226,13 @@ template <int T, int R> struct BlockW4A16 {
 };
 
 void matmul_fp32(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover<BlockFp32, kTokens, kTiles>(task, tile_begin, tile_end);
+  cover_float<BlockFp32>(task, tile_begin, tile_end);
 }
 void matmul_fp16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover<BlockFp16, kTokens, kTiles>(task, tile_begin, tile_end);
+  cover_float<BlockFp16>(task, tile_begin, tile_end);
 }
 void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover<BlockS8, kTokens, kTiles>(task, tile_begin, tile_end);
+  cover_float<BlockS8>(task, tile_begin, tile_end);
 }
 void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
   cover_integer<BlockW8A8, kTokensW8A8, kIntegerTiles>(task, tile_begin, tile_end);

@@ -13,6 +13,8 @@ struct C { uint8_t byte[64]; };
 
 constexpr int kTokens = 4;
 constexpr int kTiles = 1;
+constexpr int kManyTokens = 4;
+constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 2;
