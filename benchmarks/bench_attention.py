@@ -30,8 +30,7 @@ def measure(path: Path, kv_type: str, prefills: list[int], contexts: list[int]) 
     """Return {"prefill N": CPU seconds, "decode at N": CPU milliseconds per token}."""
     figures = {}
     longest = max(*prefills, *[context + DECODED for context in contexts]) + 2
-    with rkllm_ext.LLM(path, max_context_len=longest, n_threads=1) as llm:
-        llm._handle.set_options({"kv_type": kv_type, "reuse_prefix": 1})
+    with rkllm_ext.LLM(path, max_context_len=longest, n_threads=1, kv_type=kv_type) as llm:
         ids = np.random.default_rng(0).integers(0, llm.info.vocab_size, longest).astype(np.int32)
         llm.generate(ids[-8:], max_new_tokens=4, **GREEDY)
 
@@ -74,7 +73,8 @@ def main() -> None:
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measure(arguments.model, arguments.child, counts(arguments.prefills), counts(arguments.contexts))))
+        lengths = counts(arguments.prefills), counts(arguments.contexts)
+        print(json.dumps(measure(arguments.model, arguments.child, *lengths)))
         return
     cases = [(kv_type, library) for kv_type in arguments.kv_types.split(",") for library in arguments.libraries]
     found: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -27,8 +27,7 @@ TINY = {"f16": 2.8e-7, "int8": 1.1e-4}
 
 
 def log_probabilities(path: Path, kv_type: str, ids: NDArray[np.int32]) -> NDArray[np.float64]:
-    with rkllm_ext.LLM(path, max_context_len=len(ids)) as llm:
-        llm._handle.set_options({"kv_type": kv_type})
+    with rkllm_ext.LLM(path, max_context_len=len(ids), kv_type=kv_type) as llm:
         logits = llm.logits(ids).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -72,9 +71,8 @@ def test_a_trained_model_stays_near_floats(shared: Path, converted: Converter) -
 @pytest.mark.parametrize("kv_type", ["f16", "f32", "int8"])
 def test_logits_do_not_depend_on_threads_or_chunks(kv_type: str, tiny_llama: Path, converted: Converter) -> None:
     path = converted(tiny_llama, "w8a8")
-    with rkllm_ext.LLM(path, max_context_len=320, n_threads=1) as llm:
+    with rkllm_ext.LLM(path, max_context_len=320, n_threads=1, kv_type=kv_type) as llm:
         ids = np.random.default_rng(3).integers(0, llm.info.vocab_size, 300).astype(np.int32)
-        llm._handle.set_options({"kv_type": kv_type})
         expected = llm.logits(ids)
         for threads in (1, 2, 4):
             for chunk in (1, 7, 64, 300):
@@ -85,8 +83,7 @@ def test_logits_do_not_depend_on_threads_or_chunks(kv_type: str, tiny_llama: Pat
 def test_smaller_types_take_less_memory(tiny_llama: Path, converted: Converter) -> None:
     sizes = {}
     for kv_type in ("f16", "f32", "int8"):
-        with rkllm_ext.LLM(converted(tiny_llama, "w8a8"), max_context_len=512) as llm:
-            llm._handle.set_options({"kv_type": kv_type})
+        with rkllm_ext.LLM(converted(tiny_llama, "w8a8"), max_context_len=512, kv_type=kv_type) as llm:
             sizes[kv_type] = llm.info.kv_bytes
     assert sizes["f32"] == 2 * sizes["f16"]
     assert sizes["f16"] > sizes["int8"] > sizes["f16"] / 2
