@@ -178,9 +178,9 @@ class Constraint:
         spare = self._left - len(end) - _RESERVE
         if spare <= 0:
             self._end, self.cut = end, True
-        # Until the next look the way may become longer: by many tokens for one that opens an object, else by few.
+        # Until the next look each token may make the way longer: one that opens an object by many, others by few.
         self._near = spare <= _NEAR
-        self._look_at = self._left - max(1, spare // 4 if self._near else (spare - _NEAR) // 8)
+        self._look_at = self._left - max(1, spare // 4 if self._near else spare // 8)
 
     def _next_of_the_end(self) -> bytes | None:
         if not self._end:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adapters import random_pairs, write_peft
 
 import rkllm_ext
 from rkllm_ext import LLM, Session, step_together
@@ -314,6 +315,29 @@ def test_sessions_that_step_together_get_the_bits_of_single_ones(llm: LLM) -> No
             assert bits(one.logits) == bits(other.logits)
     for session in alone + together:
         session.close()
+
+
+def test_sessions_with_different_adapters_step_together(tiny_model: Path, tmp_path: Path) -> None:
+    with LLM(tiny_model, max_context_len=64, n_threads=1) as llm:
+        for number, name in enumerate(("a", "b")):
+            pairs = random_pairs({"model.layers.0.self_attn.q_proj": (64, 64)}, rank=4, seed=number)
+            write_peft(tmp_path / name, pairs, lora_alpha=64)
+            rkllm_ext.convert_lora(tmp_path / name, tiny_model.parent / "checkpoint", tmp_path / f"{name}.rkllm")
+            llm.load_lora(tmp_path / f"{name}.rkllm", name)
+        names = [None, "a", "b", "a"]
+        alone = [llm.session(lora=name) for name in names]
+        together = [llm.session(lora=name) for name in names]
+        for session in alone + together:
+            session.prefill(PROMPT)
+        assert len({bits(session.logits) for session in alone}) == 3
+        for token in (5, 9, 13):
+            for session in alone:
+                session.step(token)
+            step_together(together, [token] * 4)
+            assert [bits(session.logits) for session in together] == [bits(session.logits) for session in alone]
+        assert bits(alone[1].logits) == bits(alone[3].logits)
+        for session in alone + together:
+            session.close()
 
 
 def test_any_number_of_sessions_steps_together(llm: LLM) -> None:
