@@ -565,10 +565,14 @@ with LLM(sys.argv[1], max_context_len=64, max_new_tokens=3) as llm:
     ids = llm.tokenize("hello")
     answer = llm.generate(array.array("i", ids), ignore_eos=True)
     print(type(ids).__name__, type(answer.token_ids).__name__, len(answer.token_ids), llm.detokenize(ids))
+    with llm.session(top_k=1) as session:
+        session.prefill(ids)
+        session.step(session.sample())
+        print(type(session.tokens).__name__, len(session) - len(ids))
 """
     result = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "array array 3 hello\n"
+    assert result.stdout == "array array 3 hello\narray 1\n"
 
 
 def test_an_unsupported_instruction_set_is_refused_by_name(tiny_model: Path) -> None:
