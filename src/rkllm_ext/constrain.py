@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+from ._rkllm import GGUFFile, Multimodal
 from .errors import InvalidArgumentError, RKLLMError, UnsupportedModelError
 from .options import Form
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+    from ._rkllm import Array, Handle
 
 _KEPT = 32  # compiled grammars
 _LONGEST_END = 256  # tokens that an answer is brought to its end with, at most
@@ -110,6 +114,28 @@ class Grammars:
         if matcher.is_error():
             raise InvalidArgumentError(f"{kind}: {matcher.get_error()}")
         return matcher
+
+
+def grammars_of(handle: Handle, path: str) -> Grammars:
+    """Return what compiles forms for a loaded model, whose file is at `path`."""
+    with GGUFFile(path) as file:
+        eos = file.values.get("tokenizer.ggml.eos_token_id")
+        ends = file.values.get("rkllm.end_tokens", [] if eos is None else [eos])
+    tokens, special = handle.token_table()
+    encode = partial(handle.tokenize, parse_special=False)
+    return Grammars(TokenTable(tokens, special, [int(end) for end in ends], encode))
+
+
+def positions_of(handle: Handle, x: str | Array | Multimodal) -> int:
+    """Return the number of positions that an input takes at most."""
+    if isinstance(x, Multimodal):
+        return len(handle.tokenize(x.prompt)) + len(x) + 16 * (1 + x.prompt.count("<image>"))  # tags of each image
+    if isinstance(x, str):
+        return len(handle.tokenize(x, add_bos=True))
+    try:
+        return len(memoryview(cast(Any, x)))
+    except TypeError:
+        return 0  # no input at all, which the run will say
 
 
 class Constraint:

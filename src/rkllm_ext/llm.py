@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 from ._rkllm import GGUFFile, Handle, Multimodal, Piece, is_extended
@@ -273,33 +272,16 @@ class LLM:
 
     def _constraint(self, form: Form, x: Input, options: Mapping[str, Value]) -> Constraint:
         # What gives an answer its form, and an end in time.
-        from .constrain import Grammars, TokenTable
+        from .constrain import grammars_of, positions_of
 
         for name, off in (("stop", ""), ("ignore_eos", False)):
             if options[name] != off:
                 raise InvalidArgumentError(f"{name} and {form[0]} are given; the form alone says where the answer ends")
         if self._grammars is None:
-            with GGUFFile(self._file) as file:
-                eos = file.values.get("tokenizer.ggml.eos_token_id")
-                ends = file.values.get("rkllm.end_tokens", [] if eos is None else [eos])
-            tokens, special = self._handle.token_table()
-            encode = partial(self._handle.tokenize, parse_special=False)
-            self._grammars = Grammars(TokenTable(tokens, special, [int(end) for end in ends], encode))
-        limit = cast(int, options["max_new_tokens"])
-        room = self.info.max_context_len - self._n_input(x, options) if cast(int, options["n_keep"]) < 0 else -1
-        budget = min((n for n in (limit, room) if n >= 0), default=None)
-        return self._grammars.constraint(form, budget)
-
-    def _n_input(self, x: Input, options: Mapping[str, Value]) -> int:
-        # Positions that an input takes, at most.
-        if isinstance(x, Multimodal):
-            return len(self.tokenize(x.prompt)) + len(x) + 16 * (1 + x.prompt.count("<image>"))
-        if isinstance(x, str):
-            return len(self.tokenize(x, add_bos=options["add_bos"] != "0"))
-        try:
-            return len(memoryview(cast(Any, x)))
-        except TypeError:
-            return 0  # no input at all, which the run will say
+            self._grammars = grammars_of(self._handle, self._file)
+        room = self.info.max_context_len - positions_of(self._handle, x) if cast(int, options["n_keep"]) < 0 else -1
+        limits = [n for n in (cast(int, options["max_new_tokens"]), room) if n >= 0]
+        return self._grammars.constraint(form, min(limits, default=None))
 
     def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Input, str]:
         # The text or ids of a conversation, and whether the library is to put the begin token before it.

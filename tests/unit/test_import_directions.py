@@ -34,7 +34,7 @@ PYTHON = {
     "results": "",
     "stream": "_rkllm results",
     "astream": "_rkllm results stream",
-    "constrain": "errors options",
+    "constrain": "errors _rkllm options",
     "logits": "errors _rkllm",
     "session": "_rkllm logits options",
     "llm": "errors _rkllm astream chat constrain options results session stream",
