@@ -21,7 +21,7 @@ void check_context(const Model& model, int max_context) {
 KvType default_kv_type(const Model& model) { return model.format == "fp32" ? KvType::F32 : KvType::F16; }
 
 Session::Session(std::shared_ptr<Executor> executor, KvType type)
-    : executor_(std::move(executor)), logits_(std::make_shared<Buffer<float>>(padded(executor_->model().spec.vocab_size))) {
+    : executor_(std::move(executor)), logits_(std::make_shared<Logits>(padded(executor_->model().spec.vocab_size))) {
   set_kv_type(type);
 }
 
@@ -116,14 +116,20 @@ void Session::copy(const Session& other) {
   adapter_ = other.adapter_;
   prompt_length_ = other.prompt_length_;
   has_logits_ = other.has_logits_;
-  memcpy(room_for_logits(), other.logits_->data(), size_t(logits_->size()) * sizeof(float));
+  memcpy(room_for_logits(), other.logits_->values.data(), size_t(logits_->values.size()) * sizeof(float));
+}
+
+std::shared_ptr<const Buffer<float>> Session::hold_logits() const {
+  if (!has_logits_) return nullptr;
+  logits_->readers++;
+  const auto let_go = [held = logits_](const Buffer<float>*) { held->readers.fetch_sub(1, std::memory_order_release); };
+  return {&logits_->values, let_go};
 }
 
 // Where new logits go: not where somebody still reads the last ones.
 float* Session::room_for_logits() {
-  if (logits_.use_count() > 1) logits_ = std::make_shared<Buffer<float>>(logits_->size());
-  else std::atomic_thread_fence(std::memory_order_acquire);  // whoever let go of them last has read them before
-  return logits_->data();
+  if (logits_->readers.load(std::memory_order_acquire) > 0) logits_ = std::make_shared<Logits>(logits_->values.size());
+  return logits_->values.data();
 }
 
 int Session::next_length() const { return model().spec.rope_doubling ? prompt_length_ : sequence_->length() + 1; }

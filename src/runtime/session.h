@@ -81,9 +81,9 @@ class Session {
   static void step(Session* const* sessions, const int32_t* ids, int n);
 
   // [padded(vocab_size)] behind the last position; nullptr: there are none.
-  const float* logits() const { return has_logits_ ? logits_->data() : nullptr; }
+  const float* logits() const { return has_logits_ ? logits_->values.data() : nullptr; }
   // The same, for somebody who goes on reading them: what is computed later goes elsewhere.
-  std::shared_ptr<const Buffer<float>> hold_logits() const { return has_logits_ ? logits_ : nullptr; }
+  std::shared_ptr<const Buffer<float>> hold_logits() const;
 
   // Start anew with the input; out = [input.n, vocab_size], or [input.n, dim] final hidden states behind the last norm.
   // Throw Error(ABORTED) when aborted.
@@ -95,6 +95,11 @@ class Session {
   bool run(const SequenceInput& input, int length, const AfterChunk& after_chunk);
   Segment segment(const SequenceInput& rows, int length);
   void compute_anew(int length);
+  struct Logits {
+    explicit Logits(int64_t n) : values(n) {}
+    Buffer<float> values;
+    std::atomic<int> readers{0};
+  };
   float* room_for_logits();
   std::shared_ptr<const Adapter> adapter_of(const SavedState& state) const;
   uint64_t adapter_fingerprint() const { return adapter_ ? adapter_->fingerprint : 0; }
@@ -103,7 +108,7 @@ class Session {
   std::shared_ptr<const Adapter> adapter_;
   std::unique_ptr<Sequence> sequence_;
   int prompt_length_ = 0;  // of the last input that was appended
-  std::shared_ptr<Buffer<float>> logits_;
+  std::shared_ptr<Logits> logits_;
   bool has_logits_ = false;
   static constexpr int kNoAbort = 0, kAbort = 1, kEnd = 2;
   std::atomic<int> abort_{kNoAbort};
