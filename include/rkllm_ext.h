@@ -343,6 +343,11 @@ RKLLM_API uint64_t rkllm_ext_checksum(const void* data, uint64_t n_bytes);
 RKLLM_API int rkllm_ext_matmul(const char* format, int64_t rows, int64_t cols, const void* packed,
                                uint64_t packed_bytes, const float* x, int64_t n, int n_threads, float* y);
 
+/* Measure what this machine can do at most with n_threads threads (0: the default) and the instruction set in use: memory read
+ * in order in 10^9 bytes per second, 8-bit multiplications and additions as the kernels do them and those of 32-bit floats, both
+ * in 10^9 per second. Takes about a quarter of a second and 256 MB. Returns 0 or a negative error code. */
+RKLLM_API int rkllm_ext_limits(int n_threads, double* read_gbs, double* integer_gops, double* float_gflops);
+
 /* ---- GGUF files ------------------------------------------------------------------------------------------------- */
 
 /* A mapped and validated GGUF file. */

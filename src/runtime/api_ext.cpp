@@ -7,6 +7,7 @@
 #include "checksum.h"
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
+#include "limits.h"
 #include "linear.h"
 #include "quant/rtn.h"
 #include "rkllm_ext.h"
@@ -171,6 +172,17 @@ int rkllm_ext_matmul(const char* format, int64_t rows, int64_t cols, const void*
     activations.set(x_rows.data(), x_stride, int(n), cols);
     multiply(activations, {{&linear, y_rows.data(), y_stride}}, kernels(), pool);
     for (int64_t i = 0; i < n; i++) memcpy(y + i * rows, &y_rows[i * y_stride], size_t(rows) * sizeof(float));
+  });
+}
+
+int rkllm_ext_limits(int n_threads, double* read_gbs, double* integer_gops, double* float_gflops) {
+  return guard([&] {
+    need(read_gbs && integer_gops && float_gflops, "all results must be asked for");
+    need(n_threads >= 0 && n_threads <= 256, "n_threads must be 0 to 256");
+    const Limits limits = measure_limits(n_threads ? n_threads : cpu_cores(), kernels());
+    *read_gbs = limits.read_gbs;
+    *integer_gops = limits.integer_gops;
+    *float_gflops = limits.float_gflops;
   });
 }
 

@@ -68,6 +68,7 @@ ENGINE = {
     "stop": "error",
     "lookup": "",
     "rkllm_file": "container checksum tensor thread_pool",
+    "limits": "tensor thread_pool",
     "model": "spec rkllm_file linear rope tokenizer",
     "low_rank": "linear",
     "adapter": "model low_rank",
@@ -80,7 +81,7 @@ ENGINE = {
     "session": "executor sequence",
     "generate": "session sampler logprobs stop lookup",
     "multimodal": "tokenizer",
-    "api": "generate multimodal log public",
+    "api": "generate limits multimodal log public",
     "public": "",
 }
 

@@ -477,6 +477,41 @@ void from_half(const uint16_t* x, float* out, int n) {
   for (int i = 0; i < n; i += 16) store(out + i, load_half(x + i));
 }
 
+// ---- limits of the machine ------------------------------------------------------------------------------------------
+
+float read_memory(const uint8_t* data, int64_t n_bytes) {
+  F total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  for (int64_t at = 0; at + 256 <= n_bytes; at += 256) {
+    __builtin_prefetch(data + at + kAhead);
+    for (int i = 0; i < 4; i++) total[i] = max(total[i], load(reinterpret_cast<const float*>(data + at + 64 * i)));
+  }
+  return maximum(max(max(total[0], total[1]), max(total[2], total[3])));
+}
+
+float integer_peak(int64_t steps) {
+  uint8_t codes[64];
+  for (int i = 0; i < 64; i++) codes[i] = uint8_t(i & 15);
+  const C weights = cload(codes);
+  I sums[8];
+  for (int i = 0; i < 8; i++) sums[i] = isplat(i);
+  for (int64_t step = 0; step < steps; step++)
+    for (int i = 0; i < 8; i++) sums[i] = dot_u4(sums[i], weights, 0x01020304);
+  I total = isplat(0);
+  for (int i = 0; i < 8; i++) total = iadd(total, sums[i]);
+  return float(isum(total));
+}
+
+float float_peak(int64_t steps) {
+  F sums[8];
+  for (int i = 0; i < 8; i++) sums[i] = splat(float(i));
+  const F half = splat(0.5f);
+  for (int64_t step = 0; step < steps; step++)
+    for (int i = 0; i < 8; i++) sums[i] = fma(sums[i], half, half);
+  F total = splat(0.0f);
+  for (int i = 0; i < 8; i++) total = add(total, sums[i]);
+  return sum(total);
+}
+
 void fill_table(Kernels& table) {
 #define KERNEL(type, name, parameters) table.name = name;
 #include "kernels.def"
