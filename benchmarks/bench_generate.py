@@ -21,7 +21,7 @@ import rkllm_ext
 pytestmark = pytest.mark.bench
 
 DECODED = 32  # tokens per round
-GREEDY = {"temperature": 0.0, "repeat_penalty": 1.0, "ignore_eos": True}
+GREEDY = {"temperature": 0.0, "repeat_penalty": 1.0, "ignore_eos": True, "reuse_prefix": False}
 
 
 def models() -> list[Path]:

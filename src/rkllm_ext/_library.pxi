@@ -138,3 +138,18 @@ def active_isa():
         raise InvalidArgumentError(
             f"RKLLM_EXT_ISA={os.environ.get('RKLLM_EXT_ISA', '')} is not among those of this CPU: {', '.join(isas())}")
     return text_of(name)
+
+
+def limits(n_threads=0):
+    """Measure what this machine can do at most: (10^9 bytes read, 10^9 8-bit operations, 10^9 float operations) a second.
+
+    n_threads 0: the library's default. Takes about a quarter of a second.
+    """
+    need(<void*>ext_limits, "limits()")
+    cdef int threads = n_threads
+    cdef double read = 0, integer = 0, floating = 0
+    cdef int code
+    with nogil:
+        code = ext_limits(threads, &read, &integer, &floating)
+    check(code, NULL, "rkllm_ext_limits")
+    return read, integer, floating

@@ -203,6 +203,8 @@ cdef extern from "_library.h" nogil:
     int ext_spec_field "library.rkllm_ext_spec_field"(int index, RKLLMExtSpecField* row)
     const char* ext_isa "library.rkllm_ext_isa"(int index)
     const char* ext_active_isa "library.rkllm_ext_active_isa"()
+    int ext_limits "library.rkllm_ext_limits"(int n_threads, double* read_gbs, double* integer_gops,
+                                              double* float_gflops) nogil
     int ext_set_option "library.rkllm_ext_set_option"(LLMHandle handle, const char* name, const char* value)
     int ext_release_lora "library.rkllm_ext_release_lora"(LLMHandle handle, const char* name)
     int ext_load_prompt_cache "library.rkllm_ext_load_prompt_cache"(LLMHandle handle, const char* path, const char* name)

@@ -39,10 +39,11 @@ PYTHON = {
     "session": "_rkllm logits options",
     "llm": "errors _rkllm astream chat constrain options results session stream",
     "evaluate": "errors llm progress",
+    "bench": "errors _rkllm llm",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm convert estimate evaluate journal llm lora quant report sources",
+    "cli": "errors _rkllm bench convert estimate evaluate journal llm lora quant report sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
