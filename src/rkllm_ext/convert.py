@@ -65,7 +65,9 @@ def convert(
     resume: bool = False,
     progress: Report = None,
 ) -> ConversionReport:
-    """Convert a model to a ``.rkllm`` file. The same source and arguments give the same bytes.
+    """Convert a model to a ``.rkllm`` file. The same source and arguments give the same bytes, on one machine.
+
+    Rounding to the nearest gives them on every machine; what calibrates depends on how numpy and torch add up there.
 
     Parameters
     ----------

@@ -421,6 +421,19 @@ def test_level_1_converts_and_says_what_it_did(tiny_llama: Path, dataset: Path, 
         assert np.isfinite(llm.logits(np.arange(12, dtype=np.int32))).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_calibrated(shared: Path, tmp_path: Path, family: str) -> None:
+    source = shared / "reference" / family
+    dataset = tmp_path / "texts.json"
+    dataset.write_text(json.dumps([{"input": "a river under the moon and the stones", "target": "was bright"}] * 20))
+    report = rkllm_ext.convert(source, tmp_path / "m.rkllm", "w8a8", optimization_level=1, dataset=dataset)
+    matrices = [row for row in report.tensors if row["name"].startswith("blk.") and row["format"] == "w8a8"]
+    assert matrices
+    assert all("method" in row for row in matrices)
+    with rkllm_ext.LLM(tmp_path / "m.rkllm") as llm:
+        assert np.isfinite(llm.logits(np.arange(3, 20, dtype=np.int32))).all()
+
+
 def test_level_1_of_a_float_format_is_level_0(tiny_llama: Path, tmp_path: Path) -> None:
     for level in (0, 1):
         rkllm_ext.convert(tiny_llama, tmp_path / f"{level}.rkllm", "fp16", optimization_level=level)

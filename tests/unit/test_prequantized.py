@@ -125,6 +125,13 @@ def test_level_1_leaves_them_alone(tiny_llama: Path, tmp_path: Path) -> None:
     assert np.array_equal(*found)
 
 
+def test_gdq_leaves_them_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    make(tiny_llama, tmp_path / "source", "awq", 32)
+    report = rkllm_ext.convert(tmp_path / "source", tmp_path / "m.rkllm", "w4a16_g32", algorithm="gdq", steps=2)
+    assert report.lossless_matrices == 14
+
+
 STEM = "model.layers.1.self_attn.q_proj"
 
 

@@ -56,7 +56,6 @@ class Calibrated:
         self.folds = True
         self._layer = -1
         self._block = Block({}, {}, {})
-        self._fixed: frozenset[str] = frozenset()
 
     def pack(self, weights: Weights) -> tuple[bytes | bytearray, Facts]:
         layer = layer_of(weights.name)

@@ -61,8 +61,8 @@ def sequences(model: _rkllm.Handle, texts: Sequence[str], n: int = _SEQUENCES, l
     ids = np.concatenate([model.tokenize(text, parse_special=True) for text in texts])
     step = length - len(begin)
     pieces = [ids[start : start + step] for start in range(0, len(ids), step)]
-    if len(pieces) > 1 and len(pieces[-1]) < step // 2:
-        del pieces[-1]  # too short to say much
+    if len(pieces) > _HELD_EVERY and len(pieces[-1]) < step:
+        del pieces[-1]  # all of one length, where there is enough
     picked = np.linspace(0, len(pieces) - 1, min(n, len(pieces))).astype(np.int64)
     found = [np.concatenate([begin, pieces[i]]).astype(np.int32) for i in picked]
     if not found or len(found[0]) < 2:

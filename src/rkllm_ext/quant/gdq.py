@@ -25,7 +25,7 @@ from .calibration import Collected, Ids, InputStatistics, split
 from .compensate import dequantized
 from .inputs import Input, block_inputs
 from .level1 import Block, Quantized, quantize_block
-from .quantizer import Float32, Weights
+from .quantizer import Float32, RoundToNearest, Weights
 from .torch_block import Tensors, block_forward, refuse_unknown_features
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Learner:
         refuse_unknown_features(spec)
         self._spec = spec
         self._formats = formats
+        self._nearest = RoundToNearest(formats)
         self._source = source
         self._settings = settings
         self._progress = progress
@@ -90,15 +91,15 @@ class Learner:
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of the model in order."""
         for layer in range(self._spec.size("n_layers")):
-            with torch.no_grad():
-                weights = {
-                    name: self._source(name).floats() for name in self._formats if name.startswith(f"blk.{layer}.")
-                }
-                tensors = self._tensors(layer, weights)
-                known = self._statistics(layer, block_inputs(self._spec, self._formats, layer), tensors)
-                self._float = self._outputs(layer, self._float, tensors)
+            sources = {name: self._source(name) for name in self._formats if name.startswith(f"blk.{layer}.")}
+            weights = {name: each.floats() for name, each in sources.items()}
+            fixed = frozenset(name for name, each in sources.items() if self._nearest.takes_over(each))
             inputs = block_inputs(self._spec, self._formats, layer)
-            block = self._best(layer, weights, quantize_block(inputs, weights, self._formats, known))
+            with torch.no_grad():
+                tensors = self._tensors(layer, weights)
+                known = self._statistics(layer, inputs, tensors)
+                self._float = self._outputs(layer, self._float, tensors)
+            block = self._best(layer, weights, quantize_block(inputs, weights, self._formats, known, fixed))
             with torch.no_grad():
                 tensors = self._tensors(layer, stored(weights, block, self._formats))
                 self._given = self._outputs(layer, self._given, tensors)
@@ -108,6 +109,8 @@ class Learner:
 
     def _best(self, layer: int, weights: Mapping[str, Float32], first: Block) -> Block:
         """Return the best of rounding to nearest, level 1 and what is learned from there."""
+        if not first.quantized:  # all codes come from the source
+            return first
         candidates = [nearest(weights, first, self._formats), first, self._learned(layer, weights, first)]
         with torch.no_grad():
             errors = [self._error(layer, stored(weights, each, self._formats)) for each in candidates]

@@ -184,9 +184,9 @@ def _quantized(
     best = Quantized(weights, codes, scales, "nearest", reference.error(format, codes, scales, statistics.held))
 
     searched = clip.search_scales(weights, format, statistics.energy)
-    found = [("clip", rtn.nearest(weights, searched, format), searched)]
-    found.append(("compensate", *compensate.compensate(weights, searched, curvature, format)))
-    for method, signed, scale in found:
+    clipped = ("clip", rtn.nearest(weights, searched, format), searched)
+    compensated = ("compensate", *compensate.compensate(weights, searched, curvature, format))
+    for method, signed, scale in (clipped, compensated):
         codes, scales = rtn.as_stored(signed, format), scale if format.group else scale[:, 0]
         error = reference.error(format, codes, np.ascontiguousarray(scales), statistics.held)
         if error < best.error:
