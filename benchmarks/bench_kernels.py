@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How near do the matrix products come to what the machine can do?  pytest benchmarks/bench_kernels.py
 
-One thread. One token reads each weight once: "share" is the bytes of weights per second over the memory's speed. More
-tokens compute: "share" is the operations per second (two integer ones for each weight where activations have 16 bits) over
-the peak of the instruction set. Both limits are measured in the same run. RKLLM_EXT_ISA chooses the instruction set.
+One thread. One token reads each weight once: "share" is the bytes of weights per second over the memory's speed.
+More tokens compute: "share" is the operations per second (two integer ones for each weight where activations have 16
+bits) over the peak of the instruction set. Both limits are measured in the same run. RKLLM_EXT_ISA chooses the
+instruction set.
 """
 
 from __future__ import annotations
