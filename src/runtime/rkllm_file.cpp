@@ -44,7 +44,8 @@ void check_sums(const Container& file) {
     refuse(file, "the tensor 'checksums' is missing or not the last; the file is damaged");
   const uint8_t* sums = tensors.back().data;
   std::vector<char> wrong(tensors.size(), 0);
-  ThreadPool pool(std::min(cpu_cores(), 8));
+  const bool small = file.file_size() < 1 << 20;  // summed sooner than a thread has started
+  ThreadPool pool(small ? 1 : std::min(cpu_cores(), 8));
   pool.run(int(tensors.size()), [&](int item, int) {
     const size_t i = size_t(item);
     uint64_t expected;
@@ -95,7 +96,12 @@ Matrix Tensors::matrix(const std::string& name, int64_t rows, int64_t cols) {
     refuse(file_, format("tensor '%s' is %lld x %lld, but the spec needs %lld x %lld", name.c_str(),
                          static_cast<long long>(rows_[i]), static_cast<long long>(cols_[i]),
                          static_cast<long long>(rows), static_cast<long long>(cols)));
-  const Layout layout = layout_of(*found, rows, cols);
+  Layout layout;
+  try {
+    layout = layout_of(*found, rows, cols);
+  } catch (const Error& error) {
+    refuse(file_, "tensor '" + name + "': " + error.sentence());
+  }
   if (tensor.type != kTypeI8 || tensor.n_bytes != uint64_t(layout.n_bytes))
     refuse(file_, format("tensor '%s' has %llu bytes, but %s %lld x %lld takes %lld", name.c_str(),
                          static_cast<unsigned long long>(tensor.n_bytes), found->name, static_cast<long long>(rows),

@@ -128,7 +128,7 @@ void integer_block(const MatmulTask& task, int token, int tile) {
   for (int t = 0; t < T; t++)
     for (int r = 0; r < R; r++) acc[t][r] = splat(0.0f);
   const int8_t* x_hi = task.hi + int64_t(token) * task.k;
-  const int8_t* x_lo = Bytes == 2 ? task.lo + int64_t(token) * task.k : nullptr;
+  const int8_t* x_lo = Bytes == 2 ? task.lo + int64_t(token) * task.k : x_hi;  // of one byte: moved along, never read
   const uint8_t* tile_end = task.codes + (tile + 1) * task.code_stride;
   const int far = token == 0 ? kAhead / R : 0;  // later tokens find the codes in the cache
   for (int g = 0; g < n_groups; g++) {
@@ -269,12 +269,17 @@ inline int32_t isum(I v) {
   return total;
 }
 
-// x[k, k + 16) * factor rounded to nearest even; columns from k_end on are 0.
-inline I rounded(const float* x, int k, int k_end, float factor) {
-  if (k + 16 <= k_end) return to_int(mul(load(x + k), splat(factor)));
+// x[k, k + 16) * factor rounded to nearest even; columns from k_end on are 0. What is not finite, in numbers of hostile
+// models, ends within -top ... top like all others: sums of codes cannot overflow.
+inline I rounded(const float* x, int k, int k_end, float factor, float top) {
+  const F zero = splat(0.0f), least = splat(-top);
+  const auto code = [&](F v) {
+    return to_int(sub(zero, max(sub(zero, max(mul(v, splat(factor)), least)), least)));
+  };
+  if (k + 16 <= k_end) return code(load(x + k));
   float chunk[16];
   for (int i = 0; i < 16; i++) chunk[i] = k + i < k_end ? x[k + i] : 0.0f;
-  return to_int(mul(load(chunk), splat(factor)));
+  return code(load(chunk));
 }
 
 template <int Bytes>
@@ -287,7 +292,7 @@ void quantize(const float* x, int k, const QuantizedRow& out) {
     const float factor = most > 0.0f ? top / most : 0.0f;
     I hi_sum = isplat(0), lo_sum = isplat(0);
     for (int at = begin; at < end; at += 16) {
-      const I q = rounded(x, at, at_most(end, k), factor);
+      const I q = rounded(x, at, at_most(end, k), factor, top);
       if (Bytes == 1) {
         store_bytes(out.hi + at, q);
         hi_sum = iadd(hi_sum, q);

@@ -73,12 +73,18 @@ inline void store_bytes(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = int8_t(a.lane[i]);
 }
 inline F to_float(I a) { return each([&](int i) { return float(a.lane[i]); }); }
-inline I to_int(F a) { return ieach([&](int i) { return int32_t(__builtin_rintf(a.lane[i])); }); }
+// What no int32 holds, NaN too, becomes the least one, as on x86-64: lanes that nobody reads, and numbers of hostile models.
+inline I to_int(F a) {
+  return ieach([&](int i) {
+    const float r = __builtin_rintf(a.lane[i]);
+    return r >= -2147483648.0f && r < 2147483648.0f ? int32_t(r) : INT32_MIN;
+  });
+}
 
 // p * 2^n for 2^n in the range of normal floats.
 inline F exponent(F p, I n) {
   return each([&](int i) {
-    const uint32_t bits = uint32_t(n.lane[i] + 127) << 23;
+    const uint32_t bits = (uint32_t(n.lane[i]) + 127u) << 23;
     float power;
     __builtin_memcpy(&power, &bits, 4);
     return p.lane[i] * power;
