@@ -13,6 +13,7 @@
 #include "handle.h"
 #include "log.h"
 #include "run.h"
+#include "signals.h"
 
 namespace rkllm {
 namespace {
@@ -34,9 +35,13 @@ std::string platform() {
   return std::string(name.sysname) + " " + name.machine;
 }
 
-void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
+// The first line of every init, as the vendor's library has it.
+void log_version() {
   log(1, 'I', format("rkllm-runtime version: %s, rknpu driver version: none (CPU), platform: %s", RKLLM_EXT_VERSION,
                      platform().c_str()));
+}
+
+void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
   log(2, 'I', format("model_path: %s, max_context_len: %d, max_new_tokens: %d, top_k: %d, top_p: %g, temperature: %g, "
                      "repeat_penalty: %g, frequency_penalty: %g, presence_penalty: %g, mirostat: %d, mirostat_tau: %g, "
                      "mirostat_eta: %g, skip_special_token: %d, is_async: %d, threads: %d, isa: %s",
@@ -44,6 +49,11 @@ void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
                      p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.mirostat, p.mirostat_tau, p.mirostat_eta,
                      p.skip_special_token, p.is_async,
                      runtime.executor->n_threads(), active_kernels().isa));
+  log(2, 'I', format("img_start: '%s', img_end: '%s', img_content: '%s'", runtime.prompt.tags.start.c_str(),
+                     runtime.prompt.tags.end.c_str(), runtime.prompt.tags.content.c_str()));
+  log(2, 'I', format("kv cache: %s, %u layers, %d positions, %.2f MB", kv_type_name(runtime.session->kv_type()),
+                     runtime.model->spec.n_layers, runtime.session->max_context(),
+                     double(runtime.session->kv_bytes()) / (1 << 20)));
 }
 
 std::unique_ptr<Runtime> make_runtime(const RKLLMParam& p, LLMResultCallback callback) {
@@ -102,6 +112,7 @@ int start(LLMHandle handle, const RKLLMInput* input, const RKLLMInferParam* para
                           : use->settings.adapter;
   if (!async) return run(*use, *occupied, run_input, userdata);
   try {
+    const SignalsBlocked blocked;
     std::thread([handle, use = std::move(use), occupied = std::move(occupied), run_input = std::move(run_input),
                  userdata]() mutable {
       const InsideCall mark(handle);
@@ -152,6 +163,7 @@ RKLLMParam rkllm_createDefaultParam(void) {
 int rkllm_init(LLMHandle* handle, RKLLMParam* param, LLMResultCallback callback) {
   const int code = guard([&] {
     read_log_level();
+    log_version();
     need(handle, "handle is NULL");
     *handle = nullptr;
     need(param, "param is NULL");

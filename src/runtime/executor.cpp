@@ -36,11 +36,10 @@ void Turns::give() {
 Executor::Executor(std::shared_ptr<const Model> model, int max_context, int n_threads)
     : model_(std::move(model)), max_context_(max_context), adapters_(model_), n_threads_(check_threads(n_threads)),
       chunk_(std::min(kDefaultChunk, max_context)), pool_(std::make_unique<ThreadPool>(n_threads_)) {
-  make_workspace(chunk_);
+  use_workspace(std::make_unique<Workspace>(*model_, chunk_, max_context_, pool_->size()), chunk_);
 }
 
-void Executor::make_workspace(int rows) {
-  auto workspace = std::make_unique<Workspace>(*model_, rows, max_context_, pool_->size());
+void Executor::use_workspace(std::unique_ptr<Workspace> workspace, int rows) {
   if (workspace_) workspace->tap = std::move(workspace_->tap);
   workspace_ = std::move(workspace);
   capacity_ = rows;
@@ -49,16 +48,18 @@ void Executor::make_workspace(int rows) {
 void Executor::set_threads(int n_threads) {
   const int count = check_threads(n_threads);
   const Turn turn(turns_);
-  pool_ = std::make_unique<ThreadPool>(count);
+  auto pool = std::make_unique<ThreadPool>(count);
+  // Whatever fails, fails before the two part: a pass has memory for each thread.
+  use_workspace(std::make_unique<Workspace>(*model_, capacity_, max_context_, count), capacity_);
+  pool_ = std::move(pool);
   n_threads_ = count;
-  make_workspace(capacity_);
 }
 
 void Executor::set_chunk(int rows) {
   if (rows < 1 || rows > kMostChunk)
     throw Error(ErrorCode::INVALID_ARGUMENT, format("prefill_chunk is %d, but must be 1 to %d", rows, kMostChunk));
   const Turn turn(turns_);
-  if (rows > capacity_) make_workspace(rows);
+  if (rows > capacity_) use_workspace(std::make_unique<Workspace>(*model_, rows, max_context_, pool_->size()), rows);
   chunk_ = rows;
 }
 

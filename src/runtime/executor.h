@@ -58,7 +58,7 @@ class Executor {
     Turn& operator=(const Turn&) = delete;
     Turns& turns;
   };
-  void make_workspace(int rows);
+  void use_workspace(std::unique_ptr<Workspace> workspace, int rows);
 
   std::shared_ptr<const Model> model_;
   int max_context_;

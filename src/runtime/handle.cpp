@@ -36,16 +36,16 @@ void drop_user(int slot) {
 
 }  // namespace
 
-void Runtime::keep_error(ErrorCode code, const std::string& sentence) {
+void Runtime::keep_error(ErrorCode code, const char* sentence) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   error_code_ = int(code);
-  error_sentence_ = sentence;
+  strncpy(error_sentence_, sentence, sizeof error_sentence_ - 1);
 }
 
 void Runtime::read_error(int* code, char* sentence, size_t capacity) const {
   std::lock_guard<std::mutex> lock(mutex_);
   *code = error_code_;
-  strncpy(sentence, error_sentence_.c_str(), capacity - 1);
+  strncpy(sentence, error_sentence_, capacity - 1);
   sentence[capacity - 1] = 0;
 }
 

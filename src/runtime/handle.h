@@ -53,7 +53,7 @@ struct Runtime {
   std::atomic<bool> busy{false};
   std::mutex options_mutex;  // held while options change, and while a session that begins reads them during a run
 
-  void keep_error(ErrorCode code, const std::string& sentence);
+  void keep_error(ErrorCode code, const char* sentence) noexcept;
   void read_error(int* code, char* sentence, size_t capacity) const;
 
   // Figures of the last run; a run sets them at its beginning and before its last callback.
@@ -68,7 +68,7 @@ struct Runtime {
  private:
   mutable std::mutex mutex_;  // guards what follows
   int error_code_ = 0;
-  std::string error_sentence_;
+  char error_sentence_[1024] = "";  // plain memory: keeping a failure cannot fail
   RKLLMExtPerf perf_ = {};
   const Logprobs* logprobs_ = nullptr;
 };
@@ -128,14 +128,14 @@ int guard_look(LLMHandle handle, const Body& body) noexcept {
 // guard() for a call on a handle: as above, and a failure is kept in the runtime as well.
 template <class Body>
 int guard_handle(LLMHandle handle, const Body& body) noexcept {
-  return guard_look(handle, [&](Runtime& runtime) {
-    const int code = guard([&] { body(runtime); });
+  int code = 0;
+  const int closed = guard_look(handle, [&](Runtime& runtime) {
+    code = guard([&] { body(runtime); });
     if (!code) return;
-    const std::string sentence = kept_sentence();
-    runtime.keep_error(ErrorCode(code), sentence);
-    log(1, 'E', sentence);
-    throw Error(ErrorCode(code), sentence);
+    runtime.keep_error(ErrorCode(code), kept_sentence());
+    log(1, 'E', kept_sentence());
   });
+  return closed ? closed : code;
 }
 
 }  // namespace rkllm

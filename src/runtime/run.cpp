@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <optional>
 #include <random>
 
 #include "api.h"
@@ -105,7 +107,14 @@ void log_stages(const RKLLMExtPerf& perf) {
   row("Generate", perf.generate_ms, perf.generate_tokens);
 }
 
-// Delivers the callbacks of one run.
+void log_ids(const SequenceInput& input) {
+  if (!input.ids) return;
+  std::string ids;
+  for (int64_t i = 0; i < input.n; i++) ids += (i ? " " : "") + std::to_string(input.ids[i]);
+  log(2, 'I', format("prompt token ids (%lld): %s", static_cast<long long>(input.n), ids.c_str()));
+}
+
+// Delivers the tokens of one run.
 class Delivery {
  public:
   Delivery(Runtime& runtime, void* userdata)
@@ -130,10 +139,12 @@ class Delivery {
     runtime_.callback(&result, userdata_, RKLLM_RUN_GET_LAST_HIDDEN_LAYER);
   }
 
-  void end(LLMCallState state) {
+  // What is left of the text when the run has ended.
+  std::string rest() {
     const std::string text = stop_.push(decoder_.finish());
-    send(text + stop_.finish(), state);
+    return text + stop_.finish();
   }
+  int32_t last_token() const { return last_; }
 
  private:
   void send(const std::string& text, LLMCallState state) {
@@ -182,6 +193,10 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
     perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
                                             : static_cast<const void*>(input.sequence.embed);
   prepare(input, session, runtime.prompt, true);
+  if (log_level() >= 2) {
+    session.check(input.sequence, 0);  // before its ids are read
+    log_ids(input.sequence);
+  }
   session.use_adapter(input.adapter);
   if (!input.save_path.empty()) check_target(input.save_path);  // before a long prefill
   if (input.mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) {
@@ -213,22 +228,30 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
 int run(Runtime& runtime, Occupied& occupied, RunInput& input, void* userdata) {
   RKLLMExtPerf perf = {};
   runtime.set_perf(perf);
-  return guard([&] {
-    Delivery delivery(runtime, userdata);
-    const int failed = guard([&] { produce(runtime, input, delivery, perf); });
-    const std::string sentence = failed ? kept_sentence() : "";
-    if (failed) {
-      perf.finish = RKLLM_EXT_FINISH_ERROR;
-      runtime.keep_error(ErrorCode(failed), sentence);
-      log(1, 'E', sentence);
-    }
-    perf.peak_memory_mb = peak_memory_mb();
-    if (!failed) log_stages(perf);
-    runtime.set_perf(perf);
-    occupied.give_back();
-    delivery.end(failed ? RKLLM_RUN_ERROR : RKLLM_RUN_FINISH);
-    if (failed) throw Error(ErrorCode(failed), sentence);
+  std::optional<Delivery> delivery;
+  const int failed = guard([&] {
+    delivery.emplace(runtime, userdata);
+    produce(runtime, input, *delivery, perf);
   });
+  // From here on nothing may fail for want of memory: whoever waits for the end hears of it.
+  char sentence[1024] = "";
+  if (failed) {
+    strncpy(sentence, kept_sentence(), sizeof sentence - 1);
+    perf.finish = RKLLM_EXT_FINISH_ERROR;
+    runtime.keep_error(ErrorCode(failed), sentence);
+    log(1, 'E', sentence);
+  }
+  perf.peak_memory_mb = peak_memory_mb();
+  std::string text;
+  guard([&] {
+    if (!failed) log_stages(perf);
+    if (delivery) text = delivery->rest();
+  });
+  runtime.set_perf(perf);
+  occupied.give_back();
+  RKLLMResult result = {text.c_str(), delivery ? delivery->last_token() : -1, {nullptr, 0, 0}};
+  guard([&] { runtime.callback(&result, userdata, failed ? RKLLM_RUN_ERROR : RKLLM_RUN_FINISH); });
+  return failed ? keep_error(ErrorCode(failed), sentence) : 0;
 }
 
 }  // namespace rkllm

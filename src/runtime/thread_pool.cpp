@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "thread_pool.h"
 
+#include <exception>
+
+#include "error.h"
+#include "signals.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -21,10 +26,22 @@ inline void relax() {
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads) {
-  for (int thread = 1; thread < n_threads; thread++) workers_.emplace_back([this, thread] { work(thread); });
+  const SignalsBlocked blocked;
+  try {
+    workers_.reserve(size_t(n_threads - 1));
+    for (int thread = 1; thread < n_threads; thread++) workers_.emplace_back([this, thread] { work(thread); });
+  } catch (const std::exception&) {
+    const size_t started = workers_.size() + 1;
+    stop();  // those that have started
+    throw Error(ErrorCode::OUT_OF_MEMORY,
+                format("only %zu of %d threads can be started; set n_threads, or raise the limit of threads or memory",
+                       started, n_threads));
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;

@@ -16,7 +16,7 @@ namespace rkllm {
 // run() may be called by one thread at a time.
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads);  // the caller of run() counts as one
+  explicit ThreadPool(int n_threads);  // the caller of run() counts as one. Throws Error(OUT_OF_MEMORY)
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -36,6 +36,7 @@ class ThreadPool {
 
  private:
   using Call = void (*)(const void* context, int item, int thread);
+  void stop();
   void dispatch(int n, Call call, const void* context);
   void work(int thread);
   void take_items(int thread);

@@ -335,6 +335,27 @@ void layer_norm_is_accurate(const Kernels& table) {
   }
 }
 
+// Numbers of hostile models: codes stay in their range, so that sums of them cannot overflow.
+void what_is_not_finite_becomes_codes_in_range(const Kernels& table) {
+  constexpr int k = 70, padded_k = 96, group = 32;
+  for (const float odd : {HUGE_VALF, -HUGE_VALF, std::nanf(""), 3e38f, -3e38f}) {
+    std::vector<float> x(padded_k, 0.5f), scales(3);
+    for (int at : {0, 17, 31, 40, 69}) x[size_t(at)] = odd;
+    std::vector<int8_t> hi(padded_k), lo(padded_k);
+    std::vector<int32_t> hi_sums(3), lo_sums(3);
+    const QuantizedRow row = {padded_k, group, hi.data(), lo.data(), scales.data(), hi_sums.data(), lo_sums.data()};
+    for (auto quantize : {table.quantize_a8, table.quantize_a16}) {
+      quantize(x.data(), k, row);
+      for (size_t g = 0; g < 3; g++) {
+        int32_t sum = 0;
+        for (size_t i = 0; i < group; i++) sum += hi[g * group + i];
+        CHECK(hi_sums[g] == sum);
+        CHECK(std::abs(sum) <= 128 * group);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -357,6 +378,7 @@ int main() {
     gelu_is_accurate(table);
     softcap_is_accurate(table);
     layer_norm_is_accurate(table);
+    what_is_not_finite_becomes_codes_in_range(table);
   }
   return check::result();
 }
