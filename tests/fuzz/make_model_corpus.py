@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "unit"), str(TESTS / "reference")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "reference"))
 
 from adapters import random_pairs, write_peft
 from family_configs import GEMMA_SHAPES, LLAMA_LIKE, MODELS, Shapes

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole program under a memory checker, and with ever less memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from compiling import Compile
+
+import rkllm_ext
+from rkllm_ext import _rkllm
+
+LINES = "Once upon a time\nthe three robots\n"
+OPTIONS = ("--greedy", "--option", "ignore_eos=1", "--option", "n_threads=2")
+
+
+@pytest.fixture(scope="module")
+def llm_demo(compile_c: Compile, repo: Path) -> Path:
+    library = Path(rkllm_ext.library_path())
+    source = repo / "examples" / "llm_demo.c"
+    return compile_c(source, "limited", "-std=c99", "-g", str(library), f"-Wl,-rpath,{library.parent}", "-ldl")
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+@pytest.mark.parametrize("how", [[], ["--async"], ["--hidden", os.devnull]])
+def test_a_whole_program_leaks_nothing_and_reads_nothing_it_did_not_write(
+    llm_demo: Path, tiny_model: Path, how: list[str]
+) -> None:
+    # Valgrind knows no AVX-512; what it runs on arm64 is NEON.
+    isa = next(name for name in ("avx2", "neon", "scalar") if name in _rkllm.isas())
+    checks = ["-q", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite,indirect"]
+    result = subprocess.run(
+        ["valgrind", *checks, llm_demo, str(tiny_model), "6", "64", *OPTIONS, *how],
+        input=LINES,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+        env={**os.environ, "RKLLM_EXT_ISA": isa},
+    )
+    assert result.returncode == 0, result.stderr[-5000:]
+    assert result.stdout.count("\n") == (0 if "--hidden" in how else 2) or "--hidden" in how
+    assert "==" not in result.stderr
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="address space is limited as Linux does it")
+def test_with_ever_less_memory_a_program_ends_with_a_sentence(llm_demo: Path, tiny_model: Path) -> None:
+    outcomes, limit = [], 600 << 20
+    while limit > 3 << 20:
+        size = limit
+        result = subprocess.run(
+            [llm_demo, str(tiny_model), "6", "16384", *OPTIONS],
+            input=LINES.encode(),
+            capture_output=True,
+            timeout=120,
+            preexec_fn=lambda size=size: resource.setrlimit(resource.RLIMIT_AS, (size, size)),
+        )
+        assert result.returncode in (0, 1, 127), (limit, result)  # 127: not even the program can be loaded
+        told = any(sentence in result.stderr for sentence in (b"cannot be loaded: ", b"run failed: ", b"--option "))
+        assert result.returncode != 1 or told, (limit, result)
+        outcomes.append((result.returncode, told))
+        limit = limit * 9 // 10
+    assert (0, False) in outcomes and (1, True) in outcomes
