@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Talk to a model: each line of stdin is a prompt, its answer is printed as it comes. The end of stdin, or the line "exit", ends
- * the program. Ctrl-C stops an answer; a second one, or one while nothing is answered, ends the program.
+ * Talk to a model: each line of stdin is a prompt, its answer is printed as it comes. The end of stdin, or the line
+ * "exit", ends the program. Ctrl-C stops an answer; a second one, or one while nothing is answered, ends the program.
  *
- * Shows the whole life of a model with nothing but rkllm.h: parameters, init, callback, run, abort, destroy; adapters, prompt
- * caches and hidden states. It runs on this project's library and on the vendor's.
+ * Shows the whole life of a model with nothing but rkllm.h: parameters, init, callback, run, abort, destroy;
+ * adapters, prompt caches and hidden states. It runs on this project's library and on the vendor's.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -68,8 +68,8 @@ static int parse(int argc, char** argv, Settings* s) {
   return 0;
 }
 
-/* Called from the thread that runs the model, once for each token and once at the end. What result points to is valid only
- * inside the call. */
+/* Called from the thread that runs the model, once for each token and once at the end. What result points to is valid
+ * only inside the call. */
 static void on_result(RKLLMResult* result, void* userdata, LLMCallState state) {
   const Settings* settings = (const Settings*)userdata;
   switch (state) {

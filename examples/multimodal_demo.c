@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Ask a model about an image: an image encoder has written the image's vectors, one row of float32 for each image token, into a
- * file. Each line of stdin is a prompt; <image> in it is where the vectors go. Lines without it are prompts of text alone.
+ * Ask a model about an image: an image encoder has written the image's vectors, one row of float32 for each image
+ * token, into a file. Each line of stdin is a prompt; <image> in it is where the vectors go. Lines without it are
+ * prompts of text alone.
  *
  * Needs nothing but rkllm.h, and runs on this project's library and on the vendor's.
  */
@@ -40,7 +41,8 @@ static int usage(const char* program) {
           "  --prefix TEXT        put before each line\n"
           "  --suffix TEXT        put after it\n"
           "  --dim NUMBER         floats of a vector, where the library cannot tell\n"
-          "  --option NAME=VALUE  of rkllm_ext_set_option, where the library has it: image_tokens=64,32 for two images\n",
+          "  --option NAME=VALUE  of rkllm_ext_set_option, where the library has it; for two images\n"
+          "                       image_tokens=64,32\n",
           program);
   return 2;
 }
@@ -87,8 +89,8 @@ static void on_result(RKLLMResult* result, void* userdata, LLMCallState state) {
   }
 }
 
-/* The interface does not tell how wide a model is, but hidden states are as wide as embeddings. The library reads n_image_tokens
- * rows of that width, so a file of another one must not get there. */
+/* The interface does not tell how wide a model is, but hidden states are as wide as embeddings. The library reads
+ * n_image_tokens rows of that width, so a file of another one must not get there. */
 static int ask_dim(Settings* s) {
   RKLLMInput input;
   RKLLMInferParam params;
@@ -115,8 +117,8 @@ static int read_vectors(Settings* s) {
   }
   size = (size_t)info.st_size;
   if (size == 0 || size % row != 0) {
-    fprintf(stderr, "%s has %zu bytes, no whole number of vectors of %d float32 (%zu bytes each)\n", s->vectors_path, size,
-            s->dim, row);
+    fprintf(stderr, "%s has %zu bytes, no whole number of vectors of %d float32 (%zu bytes each)\n", s->vectors_path,
+            size, s->dim, row);
   } else {
     s->n_vectors = size / row;
     s->vectors = (float*)malloc(size);

@@ -15,7 +15,8 @@ void read_log_level();
 
 void set_log_hook(LogHook hook, void* userdata);
 
-// Print "I rkllm: <text>" when the level is at least that; severity is I, W or E. Without memory for the line there is none.
+// Print "I rkllm: <text>" when the level is at least that; severity is I, W or E. Without memory for the line there
+// is none.
 void log(int level, char severity, const char* text) noexcept;
 inline void log(int level, char severity, const std::string& text) noexcept { log(level, severity, text.c_str()); }
 

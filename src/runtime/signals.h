@@ -7,8 +7,9 @@
 
 namespace rkllm {
 
-// While one lives, the calling thread starts threads that no signal of the program is delivered to: a handler that destroys a model
-// must not run on a thread that this model waits for. What a thread does to itself (a bad access) stays its own.
+// While one lives, the calling thread starts threads that no signal of the program is delivered to: a handler that
+// destroys a model must not run on a thread that this model waits for. What a thread does to itself (a bad access)
+// stays its own.
 class SignalsBlocked {
  public:
   SignalsBlocked() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the vendor's conversation program of 1.1.0 does with the library, call by call: the raw line is the prompt, an input whose
-// other bytes were never set, no userdata, and Ctrl-C that destroys the model inside the signal handler, run or no run, and
-// leaves from there: vendor_flow MODEL MAX_NEW_TOKENS MAX_CONTEXT_LEN.
+// What the vendor's conversation program of 1.1.0 does with the library, call by call: the raw line is the prompt, an
+// input whose other bytes were never set, no userdata, and Ctrl-C that destroys the model inside the signal handler,
+// run or no run, and leaves from there: vendor_flow MODEL MAX_NEW_TOKENS MAX_CONTEXT_LEN.
 #include <csignal>
 #include <cstdlib>
 #include <cstring>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fuzzes adapters of the model that RKLLM_FUZZ_MODEL names: any file, its checksums made right, is either refused with a
-// sentence that names it, or gives an adapter that a prompt can be run with.
+// Fuzzes adapters of the model that RKLLM_FUZZ_MODEL names: any file, its checksums made right, is either refused
+// with a sentence that names it, or gives an adapter that a prompt can be run with.
 #include "adapter.h"
 #include "memory_file.h"
 #include "session.h"

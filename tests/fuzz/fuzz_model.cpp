@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fuzzes models: any file, its checksums made right, is either refused with a sentence that names it, or gives a model that
-// runs: a prompt, a token, the logits of its last position.
+// Fuzzes models: any file, its checksums made right, is either refused with a sentence that names it, or gives a
+// model that runs: a prompt, a token, the logits of its last position.
 #include <algorithm>
 
 #include "memory_file.h"

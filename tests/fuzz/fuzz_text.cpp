@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fuzzes texts: every tokenizer of a folder (RKLLM_FUZZ_TOKENIZERS) turns any bytes into ids of its vocabulary and back, and
-// any ids into UTF-8. The first byte of an input chooses the tokenizer, the second one how.
+// Fuzzes texts: every tokenizer of a folder (RKLLM_FUZZ_TOKENIZERS) turns any bytes into ids of its vocabulary and
+// back, and any ids into UTF-8. The first byte of an input chooses the tokenizer, the second one how.
 #include <dirent.h>
 
 #include <algorithm>

@@ -34,15 +34,16 @@ class MemoryFile {
 
   const std::string& path() const { return path_; }
 
-  // Write the checksums that a .rkllm file of these bytes must have, so that what lies behind their comparison is reached.
-  // Nothing changes where the bytes are no such file.
+  // Write the checksums that a .rkllm file of these bytes must have, so that what lies behind their comparison is
+  // reached. Nothing changes where the bytes are no such file.
   void correct_checksums() {
     try {
       const auto file = rkllm::Container::open(path_);
       const std::vector<rkllm::TensorInfo>& tensors = file->tensors();
       if (tensors.empty() || tensors.back().name != "checksums" || tensors.back().n_bytes != tensors.size() * 8) return;
       std::vector<uint64_t> sums;
-      for (size_t i = 0; i + 1 < tensors.size(); i++) sums.push_back(rkllm::checksum(tensors[i].data, tensors[i].n_bytes));
+      for (size_t i = 0; i + 1 < tensors.size(); i++)
+        sums.push_back(rkllm::checksum(tensors[i].data, tensors[i].n_bytes));
       sums.push_back(rkllm::checksum(file->bytes(), file->header_size()));
       const off_t at = tensors.back().data - file->bytes();
       require(pwrite(fd_, sums.data(), sums.size() * 8, at) == static_cast<ssize_t>(sums.size() * 8), "no memory file");

@@ -35,9 +35,10 @@ inline void decode_any(const rkllm::Tokenizer& tokenizer, const std::vector<int3
   require(!stream.pending(), "a finished stream holds bytes");
   const std::string whole = tokenizer.decode(ids.data(), ids.size(), skip_special);
   require(rkllm::valid_utf8(whole), "decoded text is not UTF-8");
-  // Broken characters become another number of U+FFFD in a stream. A whole sequence may lack the space that the tokenizer put
-  // in front; a stream goes on behind a prompt.
+  // Broken characters become another number of U+FFFD in a stream. A whole sequence may lack the space that the
+  // tokenizer put in front; a stream goes on behind a prompt.
   const bool broken = pieces.find("\xEF\xBF\xBD") != pieces.npos || whole.find("\xEF\xBF\xBD") != whole.npos;
-  require(broken || (pieces.size() >= whole.size() && pieces.compare(pieces.size() - whole.size(), whole.size(), whole) == 0),
+  const size_t n = whole.size();
+  require(broken || (pieces.size() >= n && pieces.compare(pieces.size() - n, n, whole) == 0),
           "a stream and a whole sequence give different texts");
 }

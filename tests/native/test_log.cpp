@@ -41,7 +41,9 @@ Lines lines_at(const char* level) {
   return lines;
 }
 
-bool matches(const std::string& line, const std::string& pattern) { return std::regex_match(line, std::regex(pattern)); }
+bool matches(const std::string& line, const std::string& pattern) {
+  return std::regex_match(line, std::regex(pattern));
+}
 
 // Each pattern is met by the next line, and nothing is left over.
 void are(const Lines& lines, const Lines& patterns) {
@@ -53,7 +55,8 @@ void are(const Lines& lines, const Lines& patterns) {
   }
 }
 
-const char kVersion[] = R"(I rkllm: rkllm-runtime version: \d+\.\d+\.\d+, rknpu driver version: [^,]+, platform: \w+ \w+)";
+const char kVersion[] =
+    R"(I rkllm: rkllm-runtime version: \d+\.\d+\.\d+, rknpu driver version: [^,]+, platform: \w+ \w+)";
 const char kHead[] = R"(I rkllm: Stage      +Total Time \(ms\)   Tokens  Time per Token \(ms\)  Tokens per Second)";
 const char kPrefill[] = R"(I rkllm: Prefill  +\d+\.\d\d +\d+ +\d+\.\d\d +\d+\.\d\d)";
 const char kGenerate[] = R"(I rkllm: Generate +\d+\.\d\d +3 +\d+\.\d\d +\d+\.\d\d)";
@@ -71,13 +74,14 @@ void level_2_prints_parameters_prompts_and_tokens_as_well() {
   const std::string token = R"(I rkllm: token \d+: [^]*)";
   are(lines_at("2"),
       {kVersion,
-       R"(I rkllm: model_path: .*w8a8\.rkllm, max_context_len: 512, max_new_tokens: 4, top_k: 1, top_p: 0\.9, temperature: 0\.8, )"
-       R"(repeat_penalty: 1\.1, frequency_penalty: 0, presence_penalty: 0, mirostat: 0, mirostat_tau: 5, mirostat_eta: 0\.1, )"
-       R"(skip_special_token: 0, is_async: 0, threads: \d+, isa: \w+)",
+       R"(I rkllm: model_path: .*w8a8\.rkllm, max_context_len: 512, max_new_tokens: 4, top_k: 1, top_p: 0\.9, )"
+       R"(temperature: 0\.8, repeat_penalty: 1\.1, frequency_penalty: 0, presence_penalty: 0, mirostat: 0, )"
+       R"(mirostat_tau: 5, mirostat_eta: 0\.1, skip_special_token: 0, is_async: 0, threads: \d+, isa: \w+)",
        R"(I rkllm: img_start: '<i>', img_end: '', img_content: '')",
        R"(I rkllm: kv cache: f16, 2 layers, 512 positions, \d+\.\d\d MB)",
-       "I rkllm: prompt: hello", R"(I rkllm: prompt token ids \(\d+\): \d+( \d+)*)", token, token, token, token, kHead, kPrefill,
-       kGenerate, kError, R"(I rkllm: prompt token ids \(3\): 5 6 7)", token, token, token, token, kHead, kPrefill, kGenerate});
+       "I rkllm: prompt: hello", R"(I rkllm: prompt token ids \(\d+\): \d+( \d+)*)", token, token, token, token,
+       kHead, kPrefill, kGenerate, kError, R"(I rkllm: prompt token ids \(3\): 5 6 7)", token, token, token, token,
+       kHead, kPrefill, kGenerate});
 }
 
 void an_init_that_fails_says_so() {

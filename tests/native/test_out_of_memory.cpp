@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every allocation of every call fails once: the call then returns a code with a sentence, or does without; nothing crashes, a run
-// still ends with one callback, and what is open answers afterwards as before.
+// Every allocation of every call fails once: the call then returns a code with a sentence, or does without; nothing
+// crashes, a run still ends with one callback, and what is open answers afterwards as before.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -15,7 +15,8 @@
 
 #include "recorded_run.h"
 
-// ---- what can fail: memory of the engine's own, mapped files, threads ------------------------------------------------
+// ---- what can fail: memory of the engine's own, mapped files, threads
+// ------------------------------------------------
 
 namespace {
 
@@ -69,7 +70,8 @@ int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*
 
 namespace {
 
-// ---- runs that are recorded without memory ---------------------------------------------------------------------------
+// ---- runs that are recorded without memory
+// ---------------------------------------------------------------------------
 
 struct Seen {
   std::atomic<int> tokens{0}, ends{0}, errors{0};
@@ -131,8 +133,8 @@ struct Model {
   }
 };
 
-// Call attempt(n) with the n-th allocation failing, for every n until nothing fails any more; the later ones in growing strides.
-// attempt returns the code of the call.
+// Call attempt(n) with the n-th allocation failing, for every n until nothing fails any more; the later ones in
+// growing strides. attempt returns the code of the call.
 template <class Attempt>
 void with_each_failure(const char* what, const Attempt& attempt) {
   long failures = 0;
@@ -152,7 +154,8 @@ void with_each_failure(const char* what, const Attempt& attempt) {
   CHECK(failures > 0);
 }
 
-// ---- the calls -------------------------------------------------------------------------------------------------------
+// ---- the calls
+// -------------------------------------------------------------------------------------------------------
 
 void init_fails_cleanly() {
   with_each_failure("init", [] {
@@ -197,8 +200,8 @@ void an_asynchronous_run_ends_whatever_fails() {
 
 void options_that_take_memory_leave_the_model_whole() {
   const Model model;
-  const char* const options[][2] = {{"n_threads", "3"}, {"n_threads", "1"}, {"prefill_chunk", "100"}, {"kv_type", "int8"},
-                                    {"kv_type", "f16"}, {"stop", "never"}, {"stop", ""}};
+  const char* const options[][2] = {{"n_threads", "3"}, {"n_threads", "1"}, {"prefill_chunk", "100"},
+                                    {"kv_type", "int8"}, {"kv_type", "f16"}, {"stop", "never"}, {"stop", ""}};
   for (const auto& option : options) {
     with_each_failure(option[0], [&] {
       const int code = rkllm_ext_set_option(model.handle, option[0], option[1]);

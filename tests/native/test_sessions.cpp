@@ -29,7 +29,9 @@ Rows some_vectors(size_t n) {
   return rows;
 }
 
-Ids part(const Ids& ids, size_t from, size_t to) { return {ids.begin() + std::ptrdiff_t(from), ids.begin() + std::ptrdiff_t(to)}; }
+Ids part(const Ids& ids, size_t from, size_t to) {
+  return {ids.begin() + std::ptrdiff_t(from), ids.begin() + std::ptrdiff_t(to)};
+}
 
 RKLLMInput multimodal_input(const char* prompt, const Rows& vectors) {
   RKLLMInput input = {};
@@ -106,7 +108,8 @@ void refused(int code, int expected, const char* sentence) {
   CHECK(check::contains(rkllm_ext_last_error(nullptr), sentence));
 }
 
-// ---- one sequence ----------------------------------------------------------------------------------------------------
+// ---- one sequence
+// ----------------------------------------------------------------------------------------------------
 
 void prefills_and_steps_give_the_logits_of_one_run() {
   for (const char* format : {"fp32", "fp16", "w8a8", "w4a16_g32"}) {
@@ -226,7 +229,8 @@ void a_whole_sequence_keeps_what_is_common() {
   CHECK(session.prefill(other, RKLLM_EXT_WHOLE) == 60);
 }
 
-// ---- several sequences -----------------------------------------------------------------------------------------------
+// ---- several sequences
+// -----------------------------------------------------------------------------------------------
 
 void sessions_stepped_together_have_the_bits_of_single_ones() {
   for (const char* format : {"fp32", "w8a8", "w4a16_g32"}) {
@@ -254,7 +258,8 @@ void sessions_stepped_together_have_the_bits_of_single_ones() {
   }
 }
 
-// ---- a context that is full ------------------------------------------------------------------------------------------
+// ---- a context that is full
+// ------------------------------------------------------------------------------------------
 
 void after_a_shift_the_answer_is_that_of_a_prompt_of_what_is_left() {
   for (const size_t n_keep : {size_t(0), size_t(5), size_t(20)}) {
@@ -288,7 +293,8 @@ void after_a_shift_the_answer_is_that_of_a_prompt_of_what_is_left() {
   }
 }
 
-// ---- images ----------------------------------------------------------------------------------------------------------
+// ---- images
+// ----------------------------------------------------------------------------------------------------------
 
 // A model whose images stand between "(" and ")".
 LLMHandle open_with_tags(const char* content) {
@@ -310,7 +316,8 @@ LLMHandle open_with_tags(const char* content) {
 Ids ids_of(LLMHandle handle, const char* text) {
   Ids ids(64);
   size_t n = 0;
-  CHECK(rkllm_ext_tokenize(rkllm_ext_tokenizer(handle), text, strlen(text), RKLLM_EXT_PARSE_SPECIAL, ids.data(), ids.size(), &n) == 0);
+  CHECK(rkllm_ext_tokenize(rkllm_ext_tokenizer(handle), text, strlen(text), RKLLM_EXT_PARSE_SPECIAL, ids.data(),
+                           ids.size(), &n) == 0);
   ids.resize(n);
   return ids;
 }
@@ -365,7 +372,8 @@ void images_that_do_not_fit_their_prompt_are_refused() {
   CHECK(rkllm_ext_set_option(handle, "image_tokens", "2,2") == 0);
   Session told(handle);
   const RKLLMInput two = multimodal_input("<image> <image>", vectors), one = multimodal_input("<image>", vectors);
-  refused(rkllm_ext_session_prefill(told.get(), &two, 0, nullptr), kInvalid, "adds up to 4, but there are 5 image tokens");
+  refused(rkllm_ext_session_prefill(told.get(), &two, 0, nullptr), kInvalid,
+          "adds up to 4, but there are 5 image tokens");
   refused(rkllm_ext_session_prefill(told.get(), &one, 0, nullptr), kInvalid, "names 2 images, but the prompt has 1");
   CHECK(rkllm_ext_set_option(handle, "image_tokens", "") == 0);
   Rows broken = vectors;
@@ -379,7 +387,8 @@ void images_that_do_not_fit_their_prompt_are_refused() {
   CHECK(rkllm_destroy(handle) == 0);
 }
 
-// ---- refusals --------------------------------------------------------------------------------------------------------
+// ---- refusals
+// --------------------------------------------------------------------------------------------------------
 
 void wrong_calls_are_refused_and_change_nothing() {
   const OpenModel model, other;
@@ -457,7 +466,8 @@ void a_session_outlives_its_handle() {
   CHECK(fork->logits() == fresh(other.handle, longer));
 }
 
-// ---- threads ---------------------------------------------------------------------------------------------------------
+// ---- threads
+// ---------------------------------------------------------------------------------------------------------
 
 void an_aborted_prefill_keeps_what_was_computed_and_can_go_on() {
   OpenModel model;

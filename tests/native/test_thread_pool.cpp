@@ -1,12 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every item of every job is done exactly once, whether the workers are awake or asleep.
+// Every item of every job is done exactly once, whether the workers are awake or asleep, and no signal comes to them.
 #include "thread_pool.h"
+
+#include <pthread.h>
+#include <signal.h>
 
 #include <chrono>
 
 #include "check.h"
 
+namespace {
+
+// A handler on a worker that destroys what the worker belongs to would wait for itself.
+void workers_take_no_signals() {
+  rkllm::ThreadPool pool(4);
+  std::atomic<int> seen{0}, blocked{0};
+  for (int round = 0; round < 2000 && seen < 50; round++) {
+    pool.run(64, [&](int, int thread) {
+      sigset_t mask;
+      pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+      if (thread == 0) CHECK(!sigismember(&mask, SIGINT));
+      else seen++, blocked += sigismember(&mask, SIGINT) && sigismember(&mask, SIGTERM) && !sigismember(&mask, SIGSEGV);
+    });
+  }
+  CHECK(seen > 0 && seen == blocked);
+}
+
+}  // namespace
+
 int main() {
+  workers_take_no_signals();
   for (int n_threads : {1, 2, 3, 8}) {
     rkllm::ThreadPool pool(n_threads);
     CHECK(pool.size() == n_threads);

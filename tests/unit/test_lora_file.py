@@ -76,6 +76,20 @@ def spans(content: bytes | bytearray, part: bytes) -> range:
     return range(start, start + len(part))
 
 
+def test_a_shape_that_no_format_can_hold_is_refused_by_name(
+    llm: rkllm_ext.LLM, adapter: Path, tmp_path: Path
+) -> None:
+    content = bytearray(adapter.read_bytes())
+    rows = content.index(b"rkllm.tensor.rows") + len(b"rkllm.tensor.rows") + 16  # types and count come first
+    content[rows : rows + 4] = (2**32 - 256).to_bytes(4, "little")
+    with _rkllm.GGUFFile(adapter) as file:
+        header = spans(content, bytes(next(iter(file.tensors.values())).data)).start
+    content[-8:] = _rkllm.checksum(bytes(content[:header])).to_bytes(8, "little")
+    (tmp_path / "changed.rkllm").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"changed\.rkllm: tensor 'blk.*lora_a': a matrix of 4294967040 x"):
+        load(llm, tmp_path / "changed.rkllm")
+
+
 # ---- files that are whole but wrong --------------------------------------------------------------------------------
 
 Rows = dict[str, tuple[Entry, bytes]]
