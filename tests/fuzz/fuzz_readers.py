@@ -9,6 +9,7 @@ one. A case is its seed: the same number, the same damage.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import shutil
@@ -91,7 +92,7 @@ def disordered(content: bytes, draw: random.Random) -> bytes:
             if _is_cyclic(tree):
                 return content
         else:
-            node[key] = draw.choice(_VALUES)
+            node[key] = copy.deepcopy(draw.choice(_VALUES))
     return json.dumps(tree).encode()
 
 

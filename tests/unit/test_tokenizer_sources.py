@@ -154,6 +154,7 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     "one id twice": ({"vocab": {"a": 0, "b": 0}}, "are not the numbers of its 2 tokens"),
     "a huge id": ({"vocab": {"a": 0, "b": 1 << 40}}, "are not the numbers of its 2 tokens"),
     "a negative id": ({"vocab": {"a": 0, "b": -1}}, "are not the numbers of its 2 tokens"),
+    "an unknown token that is no text": ({"unk_token": {"a": 1}}, "model.unk_token is {'a': 1}, not a token"),
     "a merge of three": ({"merges": ["a b c"]}, "merge 0 is 'a b c', not two tokens"),
     "a merge without its result": ({"merges": [["z", "z"]]}, "merge 0 ('z' 'z') has a part or a result without"),
 }
@@ -166,6 +167,23 @@ def test_damage_is_refused(tmp_path: Path, name: str) -> None:
     source["model"].update(change)
     with pytest.raises(ModelFileError) as caught:
         table_of(tmp_path, source)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ({"added_tokens": 7}, "added_tokens is a int, expected an array"),
+        ({"normalizer": {"type": "Sequence", "normalizers": 1.5}}, "normalizer is not supported"),
+        (
+            {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": True}, {"Sequence": {}}]}},
+            "post_processor.single is a bool, expected an object",
+        ),
+    ],
+)
+def test_parts_of_another_type_are_refused(tmp_path: Path, part: dict[str, Any], sentence: str) -> None:
+    with pytest.raises((ModelFileError, UnsupportedModelError)) as caught:
+        table_of(tmp_path, {**tiny_sentencepiece(), **part})
     assert sentence in str(caught.value)
 
 

@@ -68,14 +68,14 @@ def vocabulary_of_json(source: dict[str, Any], where: str) -> Vocabulary:
         tokens=tokens,
         types=types,
         merges=merge_pairs(_pairs(model.get("merges"), where), ids, where),
-        unknown=ids.get(model["unk_token"]) if model.get("unk_token") else None,
+        unknown=_unknown_id(model.get("unk_token"), ids, where),
         ignore_merges=bool(model.get("ignore_merges")),
         fuse_unknown=bool(model.get("fuse_unk")),
         strip_space=not by_bytes and len(source["decoder"]["decoders"]) == 4,
     )
     if by_bytes and vocabulary.unknown is not None and len({t for t in tokens if len(t) == 1}) < 256:
         raise UnsupportedModelError(f"{where}: a byte-level vocabulary without all bytes, with an unknown token")
-    for row in source.get("added_tokens") or []:
+    for row in _array(source.get("added_tokens"), where, "added_tokens"):
         index, text, flags = added_token(_object(row, where, "added token"), where)
         vocabulary.add(index, text, flags, where)
     check_texts(vocabulary.tokens, where)
@@ -115,8 +115,10 @@ def begin_token(post_processor: Any, where: str) -> str | None:
         kinds = [next(iter(piece), None) if isinstance(piece, dict) else None for piece in pieces]
         if kinds == ["Sequence"]:
             return None
-        if kinds == ["SpecialToken", "Sequence"] and isinstance(text := pieces[0]["SpecialToken"].get("id"), str):
-            return text
+        if kinds == ["SpecialToken", "Sequence"]:
+            text = _object(pieces[0]["SpecialToken"], where, "post_processor.single").get("id")
+            if isinstance(text, str):
+                return text
     raise _unknown(where, "post_processor", post_processor)
 
 
@@ -194,6 +196,12 @@ def _check_model(model: dict[str, Any], by_bytes: bool, where: str) -> None:
         raise _unknown(where, "model.ignore_merges without byte level", True)
 
 
+def _unknown_id(text: Any, ids: dict[str, int], where: str) -> int | None:
+    if text is not None and not isinstance(text, str):
+        raise ModelFileError(f"{where}: model.unk_token is {text!r}, not a token")
+    return ids.get(text) if text else None
+
+
 def _is_byte(text: str, model: dict[str, Any], where: str) -> bool:
     if not re.fullmatch(r"<0x[+0-9A-Fa-f][0-9A-Fa-f]>", text):
         return False
@@ -226,7 +234,8 @@ def _steps(step: Any, name: str) -> list[Any]:
     if step is None:
         return []
     if isinstance(step, dict) and step.get("type") == "Sequence":
-        return list(step.get(name) or [])
+        steps = step.get(name)
+        return steps if isinstance(steps, list) else [step]
     return [step]
 
 
@@ -234,6 +243,12 @@ def _object(value: Any, where: str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFileError(f"{where}: {name} is a {type(value).__name__}, expected an object")
     return value
+
+
+def _array(value: Any, where: str, name: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise ModelFileError(f"{where}: {name} is a {type(value).__name__}, expected an array")
+    return value or []
 
 
 def _unknown(where: str, name: str, value: Any) -> UnsupportedModelError:
