@@ -81,9 +81,8 @@ class Soak:
             "adapter": self.with_adapter,
             "second model": self.second_model,
             "logits": self.logits,
+            "prompt cache": self.with_cache,
         }
-        if hasattr(self.llm, "save_prompt_cache"):
-            self.actions["prompt cache"] = self.with_cache
 
     def answer(self, name: str, seed: int) -> Generation:
         return self.llm.generate(self.inputs[name], seed=seed, **SAMPLING)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adapters import random_pairs, write_peft
 from compiling import Compile
 from programs import Conversation, talk
 
@@ -37,6 +38,15 @@ def multimodal_demo(build: Compile) -> Path:
 @pytest.fixture(scope="module")
 def vendor_flow(build: Compile) -> Path:
     return build("tests/abi/vendor_flow.cpp", "-std=c++11")
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    pairs = random_pairs({"model.layers.0.self_attn.q_proj": (64, 64), "model.layers.1.mlp.down_proj": (64, 128)}, 4)
+    base = tiny_model.parent / "checkpoint"  # what tiny_model was made of
+    rkllm_ext.convert_lora(write_peft(folder / "peft", pairs), base, folder / "a_lora.rkllm")
+    return folder / "a_lora.rkllm"
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +152,31 @@ def test_a_prompt_that_is_too_long_is_told_and_the_conversation_goes_on(
     result = talk(llm_demo, "x " * 1000 + "\n" + LINES, tiny_model, 12, 256, "--greedy")
     assert (result.returncode, result.stdout) == (0, expected)
     assert "the run failed: " in result.stderr and "max_context_len is 256" in result.stderr
+
+
+def test_an_adapter_changes_the_answer_as_it_does_in_python(
+    llm_demo: Path, tiny_model: Path, adapter: Path, expected: str
+) -> None:
+    options = ("--greedy", "--lora", adapter, "--lora-scale", "2.5")
+    result = talk(llm_demo, LINES, tiny_model, 12, 256, *options)
+    with rkllm_ext.LLM(tiny_model, max_context_len=256, top_k=1) as llm:
+        llm.load_lora(adapter, "a", 2.5)
+        answers = [llm.generate(line, lora="a", max_new_tokens=12).text for line in LINES.splitlines()]
+    assert (result.returncode, result.stdout) == (0, "".join(answer + "\n" for answer in answers))
+    assert result.stdout != expected
+
+
+def test_a_saved_prompt_state_is_gone_on_with(llm_demo: Path, tiny_model: Path, expected: str, tmp_path: Path) -> None:
+    cache = tmp_path / "prompt.bin"
+    saved = talk(llm_demo, LINES, tiny_model, 12, 256, "--greedy", "--save-cache", cache)
+    assert (saved.returncode, saved.stdout) == (0, expected), saved.stderr
+    written = cache.stat().st_mtime_ns
+    loaded = talk(llm_demo, LINES, tiny_model, 12, 256, "--greedy", "--load-cache", cache)
+    assert (loaded.returncode, loaded.stdout) == (0, expected), loaded.stderr
+    assert cache.stat().st_mtime_ns == written
+    cache.write_bytes(cache.read_bytes()[:-1])
+    cut = talk(llm_demo, LINES, tiny_model, 12, 256, "--load-cache", cache)
+    assert cut.returncode == 1 and "the prompt cache cannot be loaded: " in cut.stderr
 
 
 # ---- images ---------------------------------------------------------------------------------------------------------

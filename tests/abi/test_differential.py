@@ -108,6 +108,19 @@ def test_an_adapter_answers_alike_and_otherwise(llm: LLM, client: Client) -> Non
     assert run_both(llm, client, "tokens", (IDS,), 6).events == base.events
 
 
+def test_a_saved_prompt_answers_alike(llm: LLM, client: Client, tmp_path: Path) -> None:
+    ids, longer = IDS * 8, IDS * 8 + [5, 6]
+    of_client, of_binding = tmp_path / "client.bin", tmp_path / "binding.bin"
+    assert client.tokens(ids, save=of_client).code == 0
+    llm.save_prompt_cache(np.array(ids, np.int32), of_binding)
+    assert of_client.read_bytes() == of_binding.read_bytes()
+    client.load_prompt_cache(of_binding)
+    llm.load_prompt_cache(of_client)
+    run_both(llm, client, "tokens", (longer,), 7)
+    assert client.library.rkllm_release_prompt_cache(client.handle) == 0
+    llm.release_prompt_cache()
+
+
 def test_waiting_comes_with_an_empty_text_in_both(llm: LLM, client: Client) -> None:
     waiting = 0
     for seed in range(10, 20):

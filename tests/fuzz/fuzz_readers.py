@@ -2,8 +2,8 @@
 """Fuzz what Python reads: `python fuzz_readers.py [--seconds S] [--seed N]`; needs the package installed.
 
 Sound sources (a Hugging Face directory, GGUF files, adapters of both kinds) get one file damaged, byte by byte or,
-where it is JSON, value by value, and are converted. Only an RKLLMError may come out, or a file that opens or is refused by
-one. A case is its seed: the same number, the same damage.
+where it is JSON, value by value, and are converted. Only an RKLLMError may come out, or a file that opens or is refused
+by one. A case is its seed: the same number, the same damage.
 """
 
 from __future__ import annotations

@@ -97,6 +97,27 @@ void an_init_that_fails_says_so() {
   set_level(nullptr);
 }
 
+void prompt_caches_are_named_as_the_vendors_library_names_them() {
+  const std::string file = "/tmp/rkllm-log-" + std::to_string(getpid()) + ".bin";
+  Lines lines;
+  set_level("1");
+  const OpenModel model(2);
+  rkllm_ext_set_log(keep_line, &lines);
+  const int32_t ids[] = {5, 6, 7};
+  RKLLMInput input = token_input(ids, 3);
+  RKLLMPromptCacheParam save = {1, file.c_str()};
+  RKLLMInferParam params = {RKLLM_INFER_GENERATE, nullptr, &save};
+  Record saved;
+  CHECK(rkllm_run(model.handle, &input, &params, &saved) == 0);
+  lines.clear();
+  CHECK(rkllm_load_prompt_cache(model.handle, file.c_str()) == 0);
+  are(lines, {"I rkllm: load prompt cache from '" + file + "'",
+              "I rkllm: loaded a prompt cache with prompt size of 3 tokens"});
+  rkllm_ext_set_log(nullptr, nullptr);
+  set_level(nullptr);
+  CHECK(unlink(file.c_str()) == 0);
+}
+
 // A hook that calls what logs itself.
 void call_back(const char* line, void* userdata) {
   keep_line(line, userdata);
@@ -142,6 +163,7 @@ int main() {
   level_1_prints_the_version_errors_and_a_table_after_each_run();
   level_2_prints_parameters_prompts_and_tokens_as_well();
   an_init_that_fails_says_so();
+  prompt_caches_are_named_as_the_vendors_library_names_them();
   a_hook_may_call_the_library();
   without_a_hook_lines_go_to_stderr();
   return check::result();

@@ -283,6 +283,36 @@ void an_adapter_fails_cleanly() {
   });
 }
 
+void a_prompt_cache_fails_cleanly() {
+  const std::string file = "/tmp/rkllm-oom-" + std::to_string(getpid()) + ".bin";
+  const Model model;
+  RKLLMInput input = prompt_input(kPrompt);
+  RKLLMPromptCacheParam save = {1, file.c_str()};
+  RKLLMInferParam params = {RKLLM_INFER_GENERATE, nullptr, &save};
+  with_each_failure("save", [&] {
+    Seen seen;
+    const int code = rkllm_run(model.handle, &input, &params, &seen);
+    until_failure = -1;
+    CHECK(seen.ends == (code == 0 || seen.errors ? 1 : 0));
+    model.answers_as_before();
+    return code;
+  });
+  with_each_failure("load", [&] {
+    const int code = rkllm_load_prompt_cache(model.handle, file.c_str());
+    until_failure = -1;
+    model.answers_as_before();
+    return code;
+  });
+  with_each_failure("run behind a cache", [&] {
+    Seen seen;
+    const int code = model.run(seen);
+    until_failure = -1;
+    CHECK(code != 0 || !memcmp(seen.ids, model.expected, sizeof model.expected));
+    return code;
+  });
+  CHECK(unlink(file.c_str()) == 0);
+}
+
 }  // namespace
 
 int main() {
@@ -293,5 +323,6 @@ int main() {
   options_that_take_memory_leave_the_model_whole();
   sessions_fail_cleanly();
   an_adapter_fails_cleanly();
+  a_prompt_cache_fails_cleanly();
   return check::result();
 }
