@@ -185,12 +185,12 @@ class Soak:
         return seen, wrong
 
 
-def verdict(seen: list[Usage], wrong: Counter[str]) -> list[str]:
+def verdict(seen: list[Usage], wrong: Counter[str], most_growth_mb: float = MOST_GROWTH_MB) -> list[str]:
     """Return what is not as it should be."""
     steady = [each for each in seen if each.runs * 5 >= seen[-1].runs]
     first, last = steady[0], steady[-1]
     faults = [f"{count} wrong answers: {name}" for name, count in wrong.items() if count]
-    if last.resident_mb - first.resident_mb > MOST_GROWTH_MB:
+    if last.resident_mb - first.resident_mb > most_growth_mb:
         faults.append(f"memory grew from {first.resident_mb:.1f} to {last.resident_mb:.1f} MB")
     for what in ("threads", "files"):
         if getattr(last, what) > getattr(first, what):

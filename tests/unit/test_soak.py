@@ -26,7 +26,8 @@ def test_a_hundred_runs_leave_nothing_behind(soak: ModuleType, tmp_path: Path) -
     for action in one.actions.values():  # threads and files of the first time stay
         assert action()
     seen, wrong = one.run(100, 20)
-    assert not soak.verdict(seen, wrong)
+    # So few runs are not enough for allocators to have all they keep; 2,000 of the benchmark are.
+    assert not soak.verdict(seen, wrong, most_growth_mb=24.0)
     assert sum(wrong.values()) == 0 and len(seen) == 6
 
 
