@@ -61,7 +61,7 @@ def limited(size: int, program: Path, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="address space is limited as Linux does it")
 def test_with_ever_less_memory_a_program_ends_with_a_sentence(llm_demo: Path, tiny_model: Path) -> None:
-    # A program is loaded, and has the memory that C++ sets aside for exceptions, a little above where it says its usage.
+    # A program can be loaded, and C++ can set memory for exceptions aside, a little above where it says its usage.
     least = 1 << 20
     while limited(least, llm_demo).returncode != 2:
         least += 1 << 18
