@@ -111,7 +111,8 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> str:
     points = [point for line in lines.values() for point in line]
     last = max(layer for layer, _ in points)
     low, high = min(value for _, value in points), max(value for _, value in points)
-    low, high = 5 * (low // 5), 5 * (high // 5 + 1)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if high - low <= 6 * step or step == 100)
+    low, high = step * (low // step), step * (high // step + 1)
     across, down = _WIDTH - _LEFT - 150, _HEIGHT - _BOTTOM - _TOP
 
     def place(layer: float, value: float) -> tuple[float, float]:
@@ -119,7 +120,6 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> str:
         return round(x, 1), round(_TOP + down * (high - value) / (high - low), 1)
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="100%" role="img" xmlns="http://www.w3.org/2000/svg">']
-    step = 5 if high - low <= 40 else 10
     for value in range(int(low), int(high) + 1, step):
         y = place(0, value)[1]
         parts.append(f'<line x1="{_LEFT}" y1="{y}" x2="{_LEFT + across}" y2="{y}" stroke="#e2e8f0"/>')

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidArgumentError
+from .errors import InvalidArgumentError, RKLLMError
 from .lora import adapter_path
 from .quant.dataset import BUILT_IN_USED
 from .quant.recipe import Recipe
@@ -301,6 +301,8 @@ class RKLLM:
             overrides["top_k"] = 1
         llm = self._model(1)
         if "max_length" in settings:
+            if not isinstance(settings["max_length"], int):
+                raise InvalidArgumentError(f"max_length is {settings['max_length']!r}; a number of tokens is needed")
             n_prompt = llm.count_tokens(messages)
             overrides["max_new_tokens"] = settings["max_length"] - n_prompt
             if overrides["max_new_tokens"] < 1:
@@ -338,10 +340,11 @@ class RKLLM:
 def _is_adapter(path: Path) -> bool:
     from ._rkllm import GGUFFile
 
-    if not path.is_file():
+    try:
+        with GGUFFile(path) as file:
+            return file.values.get("general.type") == "adapter"
+    except RKLLMError:  # whoever loads it as a model will say what is wrong
         return False
-    with GGUFFile(path) as file:
-        return file.values.get("general.type") == "adapter"
 
 
 def _path(given: Any, what: str) -> str:

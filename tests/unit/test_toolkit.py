@@ -161,6 +161,10 @@ def test_a_damaged_checkpoint_is_refused(tiny_llama: Path, tmp_path: Path) -> No
     model = RKLLM()
     assert model.load_huggingface(folder) == -1
     assert "model.safetensors" in model.last_error
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    assert model.load_huggingface(tiny_llama) == 0
+    assert model.load_gguf(folder / "m.gguf") == -1
+    assert "m.gguf" in model.last_error
     assert model.build() == -1
     assert model.last_error == "no model is loaded; call load_huggingface() or load_gguf() first"
 
@@ -594,7 +598,7 @@ def test_text_is_answered_as_it_is_and_a_list_in_the_chat_template(loaded: RKLLM
     ("messages", "args", "sentence"),
     [
         ("hello", {"max_length": 1}, "max_length is 1, but the prompt alone has"),
-        ("hello", {"max_length": "long"}, ""),
+        ("hello", {"max_length": "long"}, "max_length is 'long'; a number of tokens is needed"),
         ("hello", {"beams": 4}, "unknown arguments beams; known: max_length, top_k"),
         ("hello", {"temperature": "hot"}, "temperature"),
         ([{"role": "user"}], {}, "message 0 (user) needs a content"),
