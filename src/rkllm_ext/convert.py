@@ -135,7 +135,8 @@ def convert(
                 described = aside.submit(model.keys, **how)
                 fingerprint = model.checkpoint.fingerprint(done.add)
                 keys = [*described.result(), source_key(fingerprint)]
-            with ModelWriter(target, keys, entries, recipe.identity() if resume else None) as file:
+            identity = f"{recipe.identity()} measured={measure}" if resume else None
+            with ModelWriter(target, keys, entries, identity) as file:
                 rows = list(file.kept)
                 done.add(sum(entry.n_bytes for entry in entries[: len(rows)]))
                 for entry in entries[len(rows) :]:

@@ -121,7 +121,7 @@ def test_what_failed_for_want_of_memory_is_kept_and_what_is_refused_is_not(
 
 @pytest.mark.parametrize(
     "options",
-    [{"quantized_dtype": "w8a8"}, {"head_format": "fp16"}, {"platform": "rk3576"}],
+    [{"quantized_dtype": "w8a8"}, {"head_format": "fp16"}, {"platform": "rk3576"}, {"measure": True}],
     ids=lambda options: next(iter(options)),
 )
 def test_other_settings_start_anew(tiny_llama: Path, tmp_path: Path, run: Any, options: dict[str, str]) -> None:
