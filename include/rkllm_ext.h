@@ -99,7 +99,7 @@ RKLLM_API int rkllm_ext_release_lora(LLMHandle handle, const char* name);
 
 /* Prompt caches beside the one of rkllm_load_prompt_cache (whose name is ""), under names of the caller's. A run starts from
  * the longest prefix that any of them, or with reuse_prefix the run before, has in common with its input. A name that is
- * taken is replaced. release: NULL releases all. */
+ * taken is replaced. release: NULL releases all; a name that is not taken is an error. */
 RKLLM_API int rkllm_ext_load_prompt_cache(LLMHandle handle, const char* path, const char* name);
 RKLLM_API int rkllm_ext_release_prompt_cache(LLMHandle handle, const char* name);
 

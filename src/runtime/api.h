@@ -31,11 +31,6 @@ int number_of(const Enum& field) {
   return number;
 }
 
-// "multimodal input is" not supported here.
-[[noreturn]] inline void not_here(const char* what) {
-  throw Error(ErrorCode::UNSUPPORTED_MODEL, std::string(what) + " not supported by this version of rkllm_ext");
-}
-
 // Run body and turn whatever it throws into a return code, keeping the sentence. 0 when it returns.
 template <class Body>
 int guard(Body&& body) noexcept {

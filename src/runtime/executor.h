@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Passes over one model's weights, for all sessions of a handle: the threads, and the memory that a pass needs.
+// Passes over one model's weights, for all sessions of a handle: the threads, the memory that a pass needs, and what is
+// loaded beside the model.
 #pragma once
 
 #include <atomic>
