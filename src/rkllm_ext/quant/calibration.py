@@ -22,7 +22,7 @@ Float32 = NDArray[np.float32]
 Ids = NDArray[np.int32]
 
 _HELD_EVERY = 4  # of so many sequences one is held out
-_ROWS = 512  # that are kept of the held-out sequences, and of the others
+_ROWS = 512  # that are kept of the held-out sequences
 _BUDGET = 1 << 30
 _SEQUENCES = 48
 LENGTH = 256  # tokens
@@ -38,7 +38,6 @@ class InputStatistics:
 
     gram: Float32  # [cols, cols], the mean of x x^T over the rows that are not held out; empty where it was not wanted
     peak: Float32  # [cols], the largest |x| of those rows
-    sample: Float32  # [n, cols], some of those rows
     held: Float32  # [n, cols], rows of sequences that are held out
 
     @property
@@ -126,12 +125,12 @@ class Calibration:
         return window
 
     def _bytes(self, layer: int) -> int:
-        return sum(4 * cols * (cols * self._grams + 2 * _ROWS) for cols in self._inputs[layer].values())
+        return sum(4 * cols * (cols * self._grams + _ROWS) for cols in self._inputs[layer].values())
 
     def _passed(self, window: list[int]) -> dict[int, dict[str, InputStatistics]]:
         fitted, held = split(len(self._sequences))
         collected = {
-            name: Collected(cols, len(fitted), len(held), self._grams)
+            name: Collected(cols, len(held), self._grams)
             for layer in window
             for name, cols in self._inputs[layer].items()
         }
@@ -143,14 +142,13 @@ class Calibration:
 
 
 class Collected:
-    """What is kept of one input with `cols` columns while a pass over `fitted` and `held` sequences runs."""
+    """What is kept of one input with `cols` columns while a pass runs, in which `held` sequences are held out."""
 
-    def __init__(self, cols: int, fitted: int, held: int, grams: bool) -> None:
+    def __init__(self, cols: int, held: int, grams: bool) -> None:
         self._gram = np.zeros((cols, cols) if grams else (0, 0), np.float32)
         self._peak = np.zeros(cols, np.float32)
-        self._sample: list[Float32] = []
         self._held: list[Float32] = []
-        self._n_sample, self._n_held = -(-_ROWS // fitted), -(-_ROWS // held)
+        self._n_held = -(-_ROWS // held)
         self._n = 0
 
     def fit(self, x: Float32) -> None:
@@ -158,7 +156,6 @@ class Collected:
         if self._gram.size:
             self._gram += x.T @ x
         np.maximum(self._peak, np.abs(x).max(axis=0), out=self._peak)
-        self._sample.append(_spread(x, self._n_sample))
         self._n += len(x)
 
     def hold(self, x: Float32) -> None:
@@ -166,7 +163,7 @@ class Collected:
 
     def statistics(self) -> InputStatistics:
         gram = self._gram / np.float32(max(self._n, 1))
-        return InputStatistics(gram, self._peak, np.concatenate(self._sample), np.concatenate(self._held))
+        return InputStatistics(gram, self._peak, np.concatenate(self._held))
 
 
 def _tamed(x: Float32) -> Float32:

@@ -168,7 +168,7 @@ class Learner:
     def _statistics(self, layer: int, inputs: list[Input], tensors: Tensors) -> Mapping[str, InputStatistics]:
         """Return the statistics of the inputs that the float matrices have behind quantized blocks."""
         cols = {each.name: tensors[each.name.split(".", 2)[2]].shape[1] for each in inputs}
-        collected = {name: Collected(n, len(self._fitted), len(self._held), True) for name, n in cols.items()}
+        collected = {name: Collected(n, len(self._held), True) for name, n in cols.items()}
 
         def run(i: int, take: Callable[[Collected, Float32], None]) -> None:
             def watched(name: str, rows: torch.Tensor) -> torch.Tensor:

@@ -56,14 +56,10 @@ class Input:
 
     def largest(self, values: Float32) -> Float32:
         """Return, for each row of the maker, the largest of the readers' columns' values that share its factor."""
-        return values if self.heads == 1 else self._by_head(values).max(axis=1).reshape(-1)
-
-    def mean(self, values: Float32) -> Float32:
-        """The same with the mean of the values."""
-        return values if self.heads == 1 else self._by_head(values).mean(axis=1).reshape(-1)
-
-    def _by_head(self, values: Float32) -> Float32:
-        return values.reshape(-1, self.heads, self.head_dim)
+        if self.heads == 1:
+            return values
+        largest: Float32 = values.reshape(-1, self.heads, self.head_dim).max(axis=1).reshape(-1)
+        return largest
 
 
 def block_inputs(spec: ModelSpec, names: Collection[str], layer: int) -> list[Input]:

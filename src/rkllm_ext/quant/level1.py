@@ -113,7 +113,7 @@ def _quantizes(format: Format | None) -> Format | None:
 def _scaled(statistics: InputStatistics, factors: Float32) -> InputStatistics:
     """Return the statistics of an input divided by factors [cols]."""
     gram = statistics.gram / factors / factors[:, None]
-    return InputStatistics(gram, statistics.peak / factors, statistics.sample / factors, statistics.held / factors)
+    return InputStatistics(gram, statistics.peak / factors, statistics.held / factors)
 
 
 def _best_factors(
@@ -131,33 +131,11 @@ def _best_factors(
     rms, peak = np.sqrt(each.largest(statistics.energy)), each.largest(statistics.peak)
     without = _errors(readers, tensors, statistics.held, None)
     best, least = None, sum(without)
-
-    def consider(factors: Float32) -> None:
-        nonlocal best, least
+    for factors in smooth.candidates(rms, peak, each.largest(largest)):
         errors = _errors(readers, tensors, statistics.held, each.columns(factors))
         if sum(errors) < least and all(error <= plain for error, plain in zip(errors, without)):
             best, least = factors, sum(errors)
-
-    for factors in smooth.candidates(rms, peak, each.largest(largest)):
-        consider(factors)
-    for group in sorted({format.group for format, _ in readers.values() if format.activation_bits == 8}):
-        begin = np.ones_like(rms) if best is None else best
-        consider(_refined(each, begin, group, readers, tensors, statistics.sample))
     return best
-
-
-def _refined(
-    each: Input,
-    factors: Float32,
-    group: int,
-    readers: Mapping[str, tuple[Format, Reference]],
-    tensors: Mapping[str, Float32],
-    sample: Float32,
-) -> Float32:
-    # Errors count relative to the energy of the outputs they are in.
-    power = sum(np.square(tensors[name]).sum(axis=0) / reference.energy for name, (_, reference) in readers.items())
-    start, weight = each.columns(factors), np.asarray(power, np.float32)
-    return each.mean(smooth.refined(start, sample, weight, group, lambda slope: each.columns(each.mean(slope))))
 
 
 def _errors(
