@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
-from ._rkllm import GGUFFile, Handle, Multimodal, Piece, is_extended
+from ._rkllm import Handle, Multimodal, Piece, is_extended
+from .conversation import Conversations
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .options import Form, Value, checked, checked_overrides, checked_sampling, finite, pop_form, sampling_of
 from .results import Generation, Info, Perf, TokenLogprobs
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ._rkllm import Array
     from .astream import AsyncStream
-    from .chat import ChatTemplate
     from .constrain import Constraint, Grammars
 
     Input = Union[str, Array, Multimodal]
@@ -133,7 +132,6 @@ class LLM:
         img_end: str = "",
         img_content: str = "",
     ) -> None:
-        self._chat: tuple[ChatTemplate, str] | None = None
         self._grammars: Grammars | None = None
         settings = {
             "max_new_tokens": max_new_tokens,
@@ -172,6 +170,7 @@ class LLM:
         once = checked({k: v for k, v in (("n_threads", n_threads), ("kv_type", kv_type)) if v is not None})
         self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
         self._handle = Handle(path, **checked({**settings, **fixed}))
+        self._conversations = Conversations(self._handle, self._file)
         try:
             self._handle.set_options({**once, **self._defaults})
         except BaseException:
@@ -256,12 +255,12 @@ class LLM:
         self, messages: Sequence[Mapping[str, Any]], *, image_embed: Images | None = None, **overrides: Any
     ) -> Stream:
         """Answer a conversation piece by piece. As `chat` and `stream`."""
-        prompt, add_bos = self._prompt(messages)
-        if image_embed is not None:
-            if not isinstance(prompt, str):
-                raise UnsupportedModelError(f"{self._handle.path}: images cannot be in conversations with this model")
-            prompt = Multimodal(prompt, image_embed)
-        return self._start(prompt, add_bos, overrides)
+        prompt, add_bos = self._conversations.prompt(messages)
+        if image_embed is None:
+            return self._start(prompt, add_bos, overrides)
+        if not isinstance(prompt, str):
+            raise UnsupportedModelError(f"{self._handle.path}: images cannot be in conversations with this model")
+        return self._start(Multimodal(prompt, image_embed), add_bos, overrides)
 
     def _start(self, x: Input, add_bos: str, overrides: dict[str, Any]) -> Stream:
         form = pop_form(overrides)
@@ -282,41 +281,6 @@ class LLM:
         room = self.info.max_context_len - positions_of(self._handle, x) if cast(int, options["n_keep"]) < 0 else -1
         limits = [n for n in (cast(int, options["max_new_tokens"]), room) if n >= 0]
         return self._grammars.constraint(form, min(limits, default=None))
-
-    def _prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Input, str]:
-        # The text or ids of a conversation, and whether the library is to put the begin token before it.
-        if self._chat is None:
-            from .chat import ChatTemplate
-
-            source = self._handle.metadata("tokenizer.chat_template")
-            if source is None:
-                raise UnsupportedModelError(f"{self._handle.path}: the model has no chat template; use generate()")
-            with GGUFFile(self._file) as file:
-                bos, eos = (self._token_text(file, name) for name in ("bos", "eos"))
-            self._chat = ChatTemplate(source, bos, eos), bos
-        template, bos = self._chat
-        prompt = template.render(messages, add_generation_prompt=True)
-        separator = self._handle.metadata("rkllm.chat.separator")
-        if separator:
-            return self._ids_of_pieces(prompt.split(separator)), "0"
-        return prompt, "0" if bos and prompt.startswith(bos) else "auto"
-
-    def _ids_of_pieces(self, pieces: Sequence[str]) -> Input:
-        # For tokenizers that read no special token from a text: pieces are, by turns, text and a special token.
-        ids = self.tokenize("", add_bos=True).tolist()
-        for index, piece in enumerate(pieces):
-            if index % 2 == 0:
-                ids += self.tokenize(piece, parse_special=False).tolist()
-            elif piece:
-                special = self._handle.token_id(piece)
-                if special is None:
-                    raise InvalidArgumentError(f"the model knows no role {piece!r}")
-                ids.append(special)
-        return array("i", ids)
-
-    def _token_text(self, file: GGUFFile, name: str) -> str:
-        token = file.values.get(f"tokenizer.ggml.{name}_token_id")
-        return "" if token is None else self.detokenize([token])
 
     # ---- tokens and numbers -----------------------------------------------------------------------------------------
 
@@ -346,10 +310,10 @@ class LLM:
 
     def count_tokens(self, x: str | Sequence[Mapping[str, Any]]) -> int:
         """Return how many tokens a text, or a conversation in the model's chat template, is as a prompt."""
-        prompt, add_bos = (x, "auto") if isinstance(x, str) else self._prompt(x)
+        prompt, add_bos = (x, "auto") if isinstance(x, str) else self._conversations.prompt(x)
         if isinstance(prompt, str):
             return len(self.tokenize(prompt, add_bos=add_bos == "auto"))
-        return len(cast("array[int]", prompt))
+        return len(prompt)
 
     def logits(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
         """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""

@@ -356,8 +356,8 @@ def test_a_model_without_a_template_says_so(tiny_llama: Path, tmp_path: Path) ->
 
 def test_begin_and_end_tokens_reach_the_template(llm: LLM) -> None:
     llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=1)
-    assert llm._chat is not None
-    template, bos = llm._chat
+    assert llm._conversations._template is not None
+    template, bos = llm._conversations._template
     assert isinstance(template, ChatTemplate)
     assert bos == "<|im_start|>"
     assert template._tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
