@@ -11,8 +11,8 @@ constexpr int kBlock = 256;          // keys; part of the definition, for it dec
 constexpr int kWantedQueries = 48;   // that read a block together: enough to be limited by arithmetic, not by memory
 constexpr int kMostPositions = 32;   // of an item, so that a chunk of a prompt makes several
 constexpr int kUnitsPerThread = 4;   // with fewer items than this, threads share the blocks of an item
-constexpr int kKeysAhead = 128, kValuesAhead = 128;
-constexpr int64_t kWaiting = 1 << 20;  // floats; more than this is not shared
+constexpr int kAhead = 128;          // positions between what is read and what memory is asked for
+constexpr int64_t kWaiting = 1 << 20;  // floats of results that wait for each other; more than this is not shared
 
 // Positions whose queries read blocks together.
 int positions_per_item(const AttentionShape& shape) {
@@ -69,25 +69,32 @@ struct Attention {
       for (int t = 0; t < rows[i].n; t += step) {
         const int n = std::min(step, rows[i].n - t), position = rows[i].position + t;
         scratch.items_.push_back({rows[i].cache, position, n, row + t, first_key(position) / kBlock,
-                                  (position + n + kBlock - 1) / kBlock, 0});
+                                  (position + n + kBlock - 1) / kBlock, 0, 0});
       }
     // The longest first, so that threads end together.
     std::sort(scratch.items_.begin(), scratch.items_.end(), [](const Item& a, const Item& b) {
       return a.n_blocks() > b.n_blocks();
     });
     int unit = 0;
+    int64_t waiting = 0;
     for (Item& item : scratch.items_) {
       item.first_unit = unit;
+      item.first_waiting = waiting;
       unit += item.n_blocks();
+      waiting += waiting_results(item);
     }
   }
+
+  // One for each block and query of an item.
+  int64_t waiting_results(const Item& item) const { return int64_t(item.n_blocks()) * item.n * shape.n_heads; }
 
   // The queries of an item that share a key head, one after the other: position by position, head by head.
   const float* queries_of(const Item& item, int head, float* memory) const {
     const int64_t row_size = int64_t(shape.shared()) * shape.key_dim;
     const float* first = q + item.row * q_stride + head * row_size;
     if (item.n == 1) return first;
-    for (int t = 0; t < item.n; t++) memcpy(memory + t * row_size, first + t * q_stride, size_t(row_size) * sizeof(float));
+    for (int t = 0; t < item.n; t++)
+      memcpy(memory + t * row_size, first + t * q_stride, size_t(row_size) * sizeof(float));
     return memory;
   }
 
@@ -120,7 +127,7 @@ struct Attention {
     task.x_stride = shape.key_dim;
     task.y = scores;
     task.y_stride = kBlock;
-    task.ahead = kKeysAhead / 16 * cache.key_stride();
+    task.ahead = kAhead / 16 * cache.key_stride();
     matmul(task, begin / 16, padded_end / 16);
 
     SoftmaxTask softmax = {scores, begin, padded_end, 0, 0, shape.scale, shape.softcap, exponent(), nullptr, nullptr};
@@ -135,9 +142,10 @@ struct Attention {
       sums[i] = kernels.softmax(softmax);
     }
 
-    task.codes = cache.values(layer, head) + int64_t(start + begin) * 16 * cache.bytes_per_value();  // mixed = weights . v
+    // mixed = weights . v
+    task.codes = cache.values(layer, head) + int64_t(start + begin) * 16 * cache.bytes_per_value();
     task.code_stride = cache.value_stride();
-    task.ahead = kValuesAhead * 16 * cache.bytes_per_value();
+    task.ahead = kAhead * 16 * cache.bytes_per_value();
     task.k = end - begin;
     task.x = scores + begin;
     task.x_stride = kBlock;
@@ -183,8 +191,7 @@ struct Attention {
 
   // Where one block of an item leaves its results until all are there.
   int64_t waiting_at(const Item& item, int head, int index) const {
-    const int64_t unit = int64_t(item.first_unit + index - item.first_block) * shape.n_kv_heads + head;
-    return unit * queries_per_item(shape);
+    return item.first_waiting + (int64_t(index - item.first_block) * shape.n_kv_heads + head) * item.n * shape.shared();
   }
 
   void shared_block(int unit, int thread) const {
@@ -219,7 +226,7 @@ struct Attention {
     const int n_units = (items.back().first_unit + items.back().n_blocks()) * heads;
     const auto item_of = [&](int i) -> const Item& { return items[size_t(i / heads)]; };
     if (n_items >= pool.size() * kUnitsPerThread || n_units == n_items ||
-        int64_t(n_units) * queries_per_item(shape) > scratch.waiting_sums_.size()) {
+        items.back().first_waiting + waiting_results(items.back()) > scratch.waiting_sums_.size()) {
       pool.run(n_items, [&](int i, int thread) { whole_item(item_of(i), i % heads, thread); });
     } else {
       pool.run(n_units, [&](int unit, int thread) { shared_block(unit, thread); });
@@ -228,9 +235,9 @@ struct Attention {
   }
 };
 
-void attend(const AttentionShape& shape, int layer, int window, const AttentionRows* rows, int n_entries, const float* q,
-            int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
-            ThreadPool& pool) {
+void attend(const AttentionShape& shape, int layer, int window, const AttentionRows* rows, int n_entries,
+            const float* q, int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch,
+            const Kernels& kernels, ThreadPool& pool) {
   const Attention attention = {shape, kernels, layer, window, q, q_stride, out, out_stride, scratch};
   attention.run(rows, n_entries, pool);
 }

@@ -39,7 +39,8 @@ struct AttentionItem {
   int n;
   int row;  // of q and out
   int first_block, end_block;
-  int first_unit;  // of its blocks, counted over all items
+  int first_unit;         // of its blocks, counted over all items ...
+  int64_t first_waiting;  // ... and of their results, one for each query
 
   int n_blocks() const { return end_block - first_block; }
 };
@@ -64,8 +65,8 @@ class AttentionScratch {
 // out[t] = softmax(scale * q[t] . k[0 ... position of t]) . v for the rows of n_entries sequences; a row is n_heads
 // vectors of key_dim (q) and value_dim (out), rows are stride apart. The caches hold the rows' own keys and values.
 // With a window > 0 only the last `window` positions of a row count.
-void attend(const AttentionShape& shape, int layer, int window, const AttentionRows* rows, int n_entries, const float* q,
-            int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch, const Kernels& kernels,
-            ThreadPool& pool);
+void attend(const AttentionShape& shape, int layer, int window, const AttentionRows* rows, int n_entries,
+            const float* q, int64_t q_stride, float* out, int64_t out_stride, AttentionScratch& scratch,
+            const Kernels& kernels, ThreadPool& pool);
 
 }  // namespace rkllm

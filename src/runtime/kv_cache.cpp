@@ -146,7 +146,8 @@ void KvCache::copy_positions(const KvCache& from, int n) {
       memcpy(head_data(layer, head), from.keys(layer, head), size_t(key_bytes));
       uint8_t* values = head_data(layer, head) + key_bytes_;
       for (int tile = 0; tile < int(padded(value_dim_) / 16); tile++)
-        memcpy(values + tile * value_stride(), from.values(layer, head) + tile * from.value_stride(), size_t(value_bytes));
+        memcpy(values + tile * value_stride(), from.values(layer, head) + tile * from.value_stride(),
+               size_t(value_bytes));
       for (int side = 0; side < 2 && type_ == KvType::INT8; side++)
         memcpy(scales(layer, head, side), from.scales(layer, head, side), size_t(n) * sizeof(float));
     }

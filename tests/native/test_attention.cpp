@@ -132,7 +132,7 @@ void results_are_those_of_the_definition(const Case& one, KvType type) {
     for (int h = 0; h < one.shape.n_heads; h++) {
       const std::vector<double> exact = defined(s, p, h, one.window);
       for (size_t d = 0; d < exact.size(); d++)
-        worst = std::max(worst, std::fabs(exact[d] - double(out[size_t(p * s.out_row() + h * one.shape.value_dim) + d])));
+        worst = std::max(worst, std::fabs(exact[d] - out[size_t(p * s.out_row() + h * one.shape.value_dim) + d]));
     }
   CHECK(worst <= bound);
   if (worst > bound) fprintf(stderr, "%s: off by %g\n", kv_type_name(type), worst);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is put into a KV cache is found where the matmul kernels look for it; copies and saved states are the same bytes.
+// What is put into a KV cache is found where the matmul kernels look for it; copies and saved states are the same
+// bytes.
 #include "kv_cache.h"
 
 #include <algorithm>
