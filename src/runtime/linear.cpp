@@ -12,6 +12,7 @@ constexpr int kUngroupedA16 = 128;  // columns that share a 16-bit activation sc
 constexpr int kTileStep = 4;        // items are multiples of this many tiles, the widest register block
 constexpr int kItemsPerThread = 8;
 constexpr size_t kMostProducts = 4;  // of one job
+constexpr int64_t kAhead = 2048;     // bytes that float weights are asked for in advance, in each stream
 
 int activation_group(const Format& format, int64_t k) {
   if (format.group) return format.group;
@@ -106,6 +107,7 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     task.code_stride = layout.code_stride;
     task.scale_stride = layout.scale_stride;
     task.k = int32_t(layout.k);
+    task.ahead = kAhead;
     task.scale_per_group = linear.weight.format->group != 0;
     task.bias = linear.bias.data();
     task.y = products.begin()[i].y;
