@@ -41,10 +41,15 @@ PYTHON = {
     "llm": "errors _rkllm astream constrain conversation options results session stream",
     "evaluate": "errors llm progress",
     "bench": "errors _rkllm llm",
+    "board": "",
+    "frequencies": "errors board",
+    "library": "_rkllm",
+    "doctor": "errors board frequencies library",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm bench convert estimate evaluate journal llm lora quant report sources",
+    "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora quant report "
+    "sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
