@@ -96,8 +96,8 @@ def _npu_driver(board: Board, needed: bool) -> Finding:
         return Finding("NPU driver", "ok", version)
     if version is not None:
         advice = (
-            f"install the board maker's newest image, or build a kernel with the driver {_DRIVER} that the vendor's SDK "
-            "has as source; until then only rkllm_ext's own library, which computes on the CPU, runs here"
+            f"install the board maker's newest image, or build a kernel with the driver {_DRIVER} that the vendor's "
+            "SDK has as source; until then only rkllm_ext's own library, which computes on the CPU, runs here"
         )
         return Finding("NPU driver", "problem", f"{version}; {_DRIVER} or later is needed", advice)
     level = "problem" if needed and not present else "warning"

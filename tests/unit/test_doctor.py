@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rkllm-ext doctor` on boards made of files: what it finds, what it advises, and how it sets and restores frequencies."""
+"""`rkllm-ext doctor` on boards made of files: what it finds and advises, how it sets and restores frequencies."""
 
 from __future__ import annotations
 

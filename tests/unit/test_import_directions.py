@@ -48,8 +48,8 @@ PYTHON = {
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora quant report "
-    "sources",
+    "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora quant "
+    "report sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
