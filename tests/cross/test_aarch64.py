@@ -32,13 +32,9 @@ pytestmark = [
 def build(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build library and native tests for arm64."""
     folder = tmp_path_factory.mktemp("aarch64")
-    toolchain = folder / "toolchain.cmake"
-    toolchain.write_text(
-        "set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR aarch64)\n"
-        f"set(CMAKE_C_COMPILER {PREFIX}gcc)\nset(CMAKE_CXX_COMPILER {PREFIX}g++)\n"
-    )
+    toolchain = repo / "cross" / "aarch64-linux-gnu.cmake"
     options = ["-DRKLLM_EXT_PYTHON=OFF", "-DRKLLM_EXT_TESTS=ON", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"]
-    run("cmake", "-S", repo, "-B", folder / "build", *options)
+    run("cmake", "-S", repo, "-B", folder / "build", *options, RKLLM_CROSS_PREFIX=PREFIX)
     run("cmake", "--build", folder / "build", "--parallel", str(os.cpu_count() or 1))
     return folder / "build"
 
