@@ -64,7 +64,7 @@ class Timed:
 
 def answer(llm: rkllm_ext.LLM, options: dict[str, Any], constraint: Timed) -> tuple[list[int], float]:
     """Return the tokens of an answer and the time of each, milliseconds."""
-    prompt, add_bos = llm._prompt(MESSAGES)
+    prompt, add_bos = llm._conversations.prompt(MESSAGES)
     stream = llm._handle.start(prompt, {**options, "add_bos": add_bos}, rkllm_ext.Stream, constraint=constraint)
     _, ids = stream.collect()
     assert stream.perf is not None
@@ -82,7 +82,7 @@ def measure(path: Path, threads: int, rounds: int, tokens: int) -> dict[str, tup
     """Return for each form the tokens of its answer, and milliseconds of form and of decode for each."""
     results = {}
     with rkllm_ext.LLM(path, max_context_len=1024, n_threads=threads, max_new_tokens=tokens, seed=7) as llm:
-        prompt, add_bos = llm._prompt(MESSAGES)
+        prompt, add_bos = llm._conversations.prompt(MESSAGES)
         options = {**llm._defaults, "add_bos": add_bos}
         for name, form in FORMS.items():
             forms, decodes, ids = [], [], []
