@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = measure(options.model, options.threads, options.rounds, options.tokens)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ._rkllm import Array, Handle
 
 _KEPT = 32  # compiled grammars
+# Texts whose tokens are looked at as one where a form allows all of them: masks cost less, and are the same.
+_SLICES = ("[a-zA-Z ]{1,10}", "[a-zA-Z ]{1,20}")
 _LONGEST_END = 256  # tokens that an answer is brought to its end with, at most
 _RESERVE = 6  # with so many tokens left beside those that its end takes, an answer is brought to it
 _NEAR = 48  # with so many more left, JSON opens nothing new
@@ -77,7 +79,8 @@ class Grammars:
                 "json_schema, regex and grammar need the package llguidance; pip install 'rkllm_ext[constrain]'"
             ) from None
         self._table = table
-        self._tokenizer = LLTokenizer(TokenizerWrapper(table), eos_token=table.ends or [table.eos_token_id])
+        tokenizer = LLTokenizer(TokenizerWrapper(table), eos_token=table.ends or [table.eos_token_id])
+        self._tokenizer = tokenizer.with_slices([*LLTokenizer.general_slices(), *_SLICES])
         self._compiled: OrderedDict[Form, LLMatcher] = OrderedDict()
 
     def constraint(self, form: Form, budget: int | None) -> Constraint:

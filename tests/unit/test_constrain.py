@@ -241,3 +241,29 @@ with LLM(sys.argv[1], max_context_len=64, max_new_tokens=2) as llm:
     assert result.returncode == 0, result.stderr
     assert "pip install 'rkllm_ext[constrain]'" in result.stdout
     assert result.stdout.splitlines()[-1] == "2"
+
+
+def test_what_makes_masks_cheap_changes_none(llm: LLM) -> None:
+    from llguidance import LLTokenizer
+
+    from rkllm_ext.constrain import grammars_of
+
+    forms = [
+        ("json_schema", '{"type": "string"}'),
+        ("regex", "([A-Za-z ]{3,40}-){4}"),
+        ("grammar", "start: /[a-z ]{2,30}/"),
+    ]
+    for form in forms:
+        ours, plain = (grammars_of(llm._handle, llm._file) for _ in range(2))
+        plain._tokenizer = plain._tokenizer.with_slices(LLTokenizer.general_slices())
+        first, second = ours.constraint(form, None), plain.constraint(form, None)
+        draw = random.Random(5)
+        tokens: list[int] = []
+        for _ in range(30):
+            mask = first(tokens)
+            assert mask == second(tokens)
+            if mask is None:
+                break
+            bits = int.from_bytes(mask, "little")
+            allowed = [token for token in range(llm.info.vocab_size) if bits >> token & 1]
+            tokens = [draw.choice(allowed)]
