@@ -202,6 +202,13 @@ RKLLM_API void rkllm_ext_session_close(RKLLMExtSession* session);
 #define RKLLM_EXT_WHOLE 1
 RKLLM_API int rkllm_ext_session_prefill(RKLLMExtSession* session, const RKLLMInput* input, int flags, size_t* computed);
 
+/* Compute at most `most` positions of an input that is the whole sequence (as with RKLLM_EXT_WHOLE), so that whoever serves
+ * several sequences can do something else in between; to be called with the same input until left, the positions still to be
+ * computed, is 0. The bits are those of one call. logits: NULL, or room for [most, vocab_size], which receives those behind each
+ * position that was computed; loaded prompt caches, which have none, are then passed over. computed and left may be NULL. */
+RKLLM_API int rkllm_ext_session_prefill_part(RKLLMExtSession* session, const RKLLMInput* input, size_t most, float* logits,
+                                             size_t* computed, size_t* left);
+
 /* Append one token to each of n sessions of one handle, in one pass over the weights; bits are those of single steps. */
 RKLLM_API int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* tokens, size_t n);
 

@@ -29,7 +29,7 @@
   X(rkllm_ext_sampler_close) X(rkllm_ext_sample) X(rkllm_ext_top_logprobs) X(rkllm_ext_quantize)                      \
   X(rkllm_ext_release_lora) X(rkllm_ext_session_hold_logits) X(rkllm_ext_logits_release) X(rkllm_ext_token_bytes)     \
   X(rkllm_ext_load_prompt_cache) X(rkllm_ext_release_prompt_cache) X(rkllm_ext_session_save)                          \
-  X(rkllm_ext_session_restore) X(rkllm_ext_limits)
+  X(rkllm_ext_session_restore) X(rkllm_ext_limits) X(rkllm_ext_session_prefill_part)
 
 /* One pointer of the declared type for each function. */
 #define RKLLM_EXT_POINTER(name) __typeof__(&name) name;

@@ -224,6 +224,11 @@ cdef extern from "_library.h" nogil:
     void ext_session_close "library.rkllm_ext_session_close"(RKLLMExtSession* session)
     int ext_session_prefill "library.rkllm_ext_session_prefill"(RKLLMExtSession* session, const RKLLMInput* given,
                                                                 int flags, size_t* computed)
+    int ext_session_prefill_part "library.rkllm_ext_session_prefill_part"(RKLLMExtSession* session,
+                                                                          const RKLLMInput* given, size_t most,
+                                                                          float* logits, size_t* computed, size_t* left)
+    int ext_top_logprobs "library.rkllm_ext_top_logprobs"(const float* logits, int32_t n, int32_t token, int32_t k,
+                                                          float* chosen, int32_t* ids, float* logprobs, size_t* count)
     int ext_session_step "library.rkllm_ext_session_step"(RKLLMExtSession** sessions, const int32_t* tokens, size_t n)
     const float* ext_session_logits "library.rkllm_ext_session_logits"(RKLLMExtSession* session)
     const float* ext_session_hold_logits "library.rkllm_ext_session_hold_logits"(RKLLMExtSession* session,

@@ -94,6 +94,44 @@ cdef class BaseSession:
         finally:
             self.leave()
 
+    def append_part(self, given, most, with_logits):
+        """Compute at most `most` positions of an input that is the whole sequence. Return how many were computed, how many are
+        left, and the logits behind the computed ones, float32 [n, vocab_size], or None."""
+        cdef Job job = job_for(given, self.dim)
+        cdef RKLLMExtSession* session
+        cdef size_t limit = number_of(most, "most")
+        cdef size_t computed = 0
+        cdef size_t left = 0
+        cdef Buffer rows = None
+        cdef float* out = NULL
+        cdef int code
+        logits = None
+        if with_logits:
+            logits = new_array((limit, self.vocab_size), "float32")
+            rows = writable(logits)
+            out = <float*>rows.view.buf
+        session = self.enter()
+        try:
+            self.apply({"image_tokens": job.image_tokens})
+            with nogil:
+                code = ext_session_prefill_part(session, &job.given, limit, out, &computed, &left)
+            if code == 0 or computed > 0:
+                self.moves += 1
+            check(code, NULL, "rkllm_ext_session_prefill_part")
+            return computed, left, None if logits is None else logits[:computed]
+        finally:
+            self.leave()
+
+    def logprobs(self, token, k):
+        """Return the log-probability of a token behind the last position, and the k (0 ... 20) most probable tokens with theirs,
+        in the model's own distribution."""
+        cdef RKLLMExtSession* session = self.enter()
+        try:
+            return logprobs_of(ext_session_logits(session), self.vocab_size, number_of(token, "the token"),
+                               number_of(k, "k"))
+        finally:
+            self.leave()
+
     def step(self, token):
         """Append one token and compute it.
 
@@ -257,6 +295,30 @@ cdef class BaseSession:
         if self.users == 0 and self.pid == getpid():
             ext_session_close(self.session)
             self.session = NULL
+
+
+cdef tuple logprobs_of(const float* logits, int32_t n, int32_t token, int32_t k):
+    cdef float chosen = 0.0
+    cdef int32_t ids[20]
+    cdef float values[20]
+    cdef size_t count = 0
+    cdef size_t i
+    cdef int code
+    if logits == NULL:
+        raise InvalidArgumentError("the session has no logits; prefill or step it first")
+    if not 0 <= k <= 20:
+        raise InvalidArgumentError(f"k is {k}; 0 ... 20 alternatives are possible")
+    with nogil:
+        code = ext_top_logprobs(logits, n, token, k, &chosen, ids, values, &count)
+    check(code, NULL, "rkllm_ext_top_logprobs")
+    return chosen, [(ids[i], values[i]) for i in range(count)]
+
+
+def top_logprobs(logits, token, k):
+    """Return what `BaseSession.logprobs` gives, of a row of logits, float32 [vocab_size]."""
+    cdef Buffer row = hold_array(logits, "logits", "float32", 1)
+    return logprobs_of(<const float*>row.view.buf, <int32_t>row.view.shape[0], number_of(token, "the token"),
+                       number_of(k, "k"))
 
 
 cdef int32_t number_of(object number, str what) except? -1:

@@ -30,8 +30,10 @@ class Conversations:
         self._file = file
         self._template: tuple[ChatTemplate, str] | None = None  # and the text of the begin token
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str | array[int], str]:
+    def prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> tuple[str | array[int], str]:
         """Return the text or the ids of a conversation, and the option add_bos of its run.
+
+        Further variables (``tools``) are the template's.
 
         Raises
         ------
@@ -43,7 +45,7 @@ class Conversations:
         if self._template is None:
             self._template = self._read()
         template, bos = self._template
-        prompt = template.render(messages, add_generation_prompt=True)
+        prompt = template.render(messages, add_generation_prompt=True, **variables)
         separator = self._handle.metadata("rkllm.chat.separator")
         if separator:
             return self._ids_of_pieces(prompt.split(separator)), "0"

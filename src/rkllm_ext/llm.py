@@ -521,6 +521,11 @@ class LLM:
         self._handle.abort()
 
     @property
+    def handle(self) -> Handle:
+        """The binding underneath, for parts of the package that build upon it."""
+        return self._handle
+
+    @property
     def is_running(self) -> bool:
         """Whether a run is active."""
         return self._handle.is_running

@@ -112,6 +112,25 @@ int rkllm_ext_session_prefill(RKLLMExtSession* session, const RKLLMInput* input,
   });
 }
 
+int rkllm_ext_session_prefill_part(RKLLMExtSession* session, const RKLLMInput* input, size_t most, float* logits,
+                                   size_t* computed, size_t* left) {
+  if (computed) *computed = 0;
+  return guard_session(session, [&](RKLLMExtSession& s) {
+    need(input && most > 0, "input must be given, and most be at least 1");
+    s.session.clear_abort();
+    RunInput run_input = read_input(*input);
+    prepare(run_input, s.session, s.prompt, true);
+    const SequenceInput& given = run_input.sequence;
+    s.session.check(given, 0);
+    const int kept = s.session.keep_common(given, !logits);
+    const int64_t n = int64_t(std::min<uint64_t>(most, uint64_t(given.n - kept)));
+    const bool done = s.session.append(part(given, kept, n, s.session.model().spec.dim), int(given.n), logits);
+    if (computed) *computed = size_t(s.session.sequence().length() - kept);
+    if (left) *left = size_t(given.n - s.session.sequence().length());
+    if (!done) throw Error(ErrorCode::ABORTED, "the prefill was aborted; the session keeps what was computed");
+  });
+}
+
 int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* tokens, size_t n) {
   return guard([&] {
     need(sessions && tokens && n > 0 && n <= 65536, "sessions and tokens must be given, 1 to 65536 of them");

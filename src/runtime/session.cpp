@@ -60,11 +60,12 @@ void Session::use_adapter(std::shared_ptr<const Adapter> adapter) {
   adapter_ = std::move(adapter);
 }
 
-int Session::keep_common(const SequenceInput& input) {
+int Session::keep_common(const SequenceInput& input, bool with_loaded) {
   const std::vector<uint64_t> keys = keys_of(input, model().spec.dim);
   const double variant = model().rope.variant(int(input.n));
   const int most = int(input.n) - 1, own = std::min(sequence_->positions().common_prefix(keys, variant), most);
-  const Prefix cached = executor_->caches().longest(keys, variant, adapter_fingerprint(), kv_type());
+  Prefix cached;
+  if (with_loaded) cached = executor_->caches().longest(keys, variant, adapter_fingerprint(), kv_type());
   const int loaded = std::min(cached.length, most);
   if (loaded > own) {
     restore_state(*cached.state, loaded, *sequence_);
@@ -157,8 +158,16 @@ bool Session::run(const SequenceInput& input, int length, const AfterChunk& afte
   return !abort_;
 }
 
-bool Session::append(const SequenceInput& input, int length) {
+// The logits behind the n rows of a pass, without the padding of the vocabulary.
+void Session::copy_logits(Workspace& w, int n, float* out, ThreadPool& pool) const {
+  const int64_t vocab = model().spec.vocab_size, stride = padded(vocab);
+  const float* rows = project(model(), w, n, pool);
+  for (int i = 0; i < n; i++) memcpy(out + i * vocab, rows + i * stride, size_t(vocab) * sizeof(float));
+}
+
+bool Session::append(const SequenceInput& input, int length, float* all) {
   const bool done = run(input, length, [&](int64_t at, int n, Workspace& w, ThreadPool& pool) {
+    if (all) copy_logits(w, n, all + at * int64_t(model().spec.vocab_size), pool);
     if (at + n == input.n) project(model(), w, n - 1, 1, room_for_logits(), pool);
   });
   has_logits_ = done;
@@ -215,10 +224,8 @@ void Session::step(Session* const* sessions, const int32_t* ids, int n) {
 void Session::all_logits(const SequenceInput& input, float* out) {
   check(input, 0);
   truncate(0);
-  const int64_t vocab = model().spec.vocab_size, stride = padded(vocab);
   const bool done = run(input, int(input.n), [&](int64_t first, int n, Workspace& w, ThreadPool& pool) {
-    const float* rows = project(model(), w, n, pool);
-    for (int i = 0; i < n; i++) memcpy(out + (first + i) * vocab, rows + i * stride, size_t(vocab) * sizeof(float));
+    copy_logits(w, n, out + first * int64_t(model().spec.vocab_size), pool);
   });
   if (!done) throw Error(ErrorCode::ABORTED, "the run was aborted");
 }

@@ -133,6 +133,29 @@ void prefills_and_steps_give_the_logits_of_one_run() {
   }
 }
 
+void a_prefill_in_parts_has_the_bits_of_a_whole_one() {
+  const OpenModel model;
+  const Ids ids = some_ids(90);
+  const RKLLMInput input = token_input(ids.data(), ids.size());
+  const Rows expected = one_run(model.handle, input, ids.size());
+  for (const bool with_logits : {false, true}) {
+    Session session(model.handle);
+    Rows all, some(40 * kVocab);
+    size_t left = 1, computed = 0;
+    while (left > 0) {
+      const size_t before = session.tokens().size();
+      float* out = with_logits ? some.data() : nullptr;
+      CHECK(rkllm_ext_session_prefill_part(session.get(), &input, 40, out, &computed, &left) == 0);
+      CHECK(computed == std::min<size_t>(40, 90 - before) && left == 90 - before - computed);
+      if (with_logits) all.insert(all.end(), some.begin(), some.begin() + std::ptrdiff_t(computed * kVocab));
+    }
+    CHECK(session.logits() == row(expected, 89) && session.tokens() == ids);
+    if (with_logits) CHECK(all == expected);
+  }
+  Session session(model.handle);
+  refused(rkllm_ext_session_prefill_part(session.get(), &input, 0, nullptr, nullptr, nullptr), kInvalid, "at least 1");
+}
+
 void steps_by_the_best_token_give_the_answer_of_a_run() {
   const OpenModel model;
   const Ids alone = undisturbed(model.handle);
@@ -602,6 +625,7 @@ void models_begin_run_and_end_on_different_threads() {
 int main() {
   if (model_path("").empty()) return kSkipped;
   prefills_and_steps_give_the_logits_of_one_run();
+  a_prefill_in_parts_has_the_bits_of_a_whole_one();
   steps_by_the_best_token_give_the_answer_of_a_run();
   a_truncated_session_goes_on_as_if_nothing_had_followed();
   a_fork_and_its_origin_go_on_apart();

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serving a model to many clients (extra `server`): the engine layer, and an HTTP application on top of it.
+
+`Engine` needs no web package and serves whatever is in the same process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine import Engine as Engine
+    from .model import Model as Model
+    from .request import Event as Event
+    from .request import Request as Request
+    from .ticket import Ticket as Ticket
+
+_ORIGINS = {
+    "Engine": "engine",
+    "Model": "model",
+    "Event": "request",
+    "Request": "request",
+    "Ticket": "ticket",
+}
+__all__ = ["Engine", "Event", "Model", "Request", "Ticket"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_ORIGINS[name]}"), name)
