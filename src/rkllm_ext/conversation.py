@@ -33,14 +33,7 @@ class Conversations:
     def prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> tuple[str | array[int], str]:
         """Return the text or the ids of a conversation, and the option add_bos of its run.
 
-        Further variables (``tools``) are the template's.
-
-        Raises
-        ------
-        UnsupportedModelError
-            The model has no chat template.
-        InvalidArgumentError
-            The template refuses the messages.
+        Further variables (``tools``) are the template's. Raises as `LLM.chat`.
         """
         if self._template is None:
             self._template = self._read()

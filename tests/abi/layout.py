@@ -8,6 +8,17 @@ from __future__ import annotations
 
 import ctypes as c
 
+# What RKLLMParam and the sampling settings of rkllm_ext.h have in common, in this order.
+SAMPLING = [
+    ("temperature", c.c_float),
+    ("repeat_penalty", c.c_float),
+    ("frequency_penalty", c.c_float),
+    ("presence_penalty", c.c_float),
+    ("mirostat", c.c_int32),
+    ("mirostat_tau", c.c_float),
+    ("mirostat_eta", c.c_float),
+]
+
 
 class ExtendParam(c.Structure):
     _fields_ = [("base_domain_id", c.c_int32), ("reserved", c.c_uint8 * 112)]
@@ -20,13 +31,7 @@ class Param(c.Structure):
         ("max_new_tokens", c.c_int32),
         ("top_k", c.c_int32),
         ("top_p", c.c_float),
-        ("temperature", c.c_float),
-        ("repeat_penalty", c.c_float),
-        ("frequency_penalty", c.c_float),
-        ("presence_penalty", c.c_float),
-        ("mirostat", c.c_int32),
-        ("mirostat_tau", c.c_float),
-        ("mirostat_eta", c.c_float),
+        *SAMPLING,
         ("skip_special_token", c.c_bool),
         ("is_async", c.c_bool),
         ("img_start", c.c_char_p),

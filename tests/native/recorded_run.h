@@ -122,19 +122,16 @@ class Flag {
   bool raised_ = false;
 };
 
-// An open model that decodes greedily and never stops by itself before max_new_tokens.
+// An open model that decodes greedily, unless its parameters say otherwise, and never stops by itself before
+// max_new_tokens.
 struct OpenModel {
   LLMHandle handle = nullptr;
 
-  explicit OpenModel(int max_new_tokens = 24, const char* format = "w4a16_g32", bool is_async = false) {
+  explicit OpenModel(int max_new_tokens = 24, const char* format = "w4a16_g32", bool is_async = false)
+      : OpenModel(greedy(max_new_tokens, is_async), format) {}
+  explicit OpenModel(RKLLMParam param, const char* format = "w4a16_g32") {
     const std::string path = model_path(format);
-    RKLLMParam param = rkllm_createDefaultParam();
     param.model_path = path.c_str();
-    param.max_context_len = 256;
-    param.max_new_tokens = max_new_tokens;
-    param.top_k = 1;
-    param.repeat_penalty = 1.0f;
-    param.is_async = is_async;
     CHECK(rkllm_init(&handle, &param, record) == 0);
     set("ignore_eos", "1");
     set("n_threads", "2");
@@ -148,6 +145,17 @@ struct OpenModel {
   void set(const char* name, const char* value) { CHECK(rkllm_ext_set_option(handle, name, value) == 0); }
   // The handle, which the caller now has to destroy.
   LLMHandle release() { return std::exchange(handle, nullptr); }
+
+ private:
+  static RKLLMParam greedy(int max_new_tokens, bool is_async) {
+    RKLLMParam param = rkllm_createDefaultParam();
+    param.max_context_len = 256;
+    param.max_new_tokens = max_new_tokens;
+    param.top_k = 1;
+    param.repeat_penalty = 1.0f;
+    param.is_async = is_async;
+    return param;
+  }
 };
 
 inline RKLLMInput prompt_input(const char* text) {

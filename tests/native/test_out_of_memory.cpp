@@ -259,6 +259,16 @@ void sessions_fail_cleanly() {
   model.answers_as_before();
 }
 
+// A run that may fail: it ends once, if it began, and the model answers on.
+int run_once(const Model& model, RKLLMInput& input, RKLLMInferParam& params) {
+  Seen seen;
+  const int code = rkllm_run(model.handle, &input, &params, &seen);
+  until_failure = -1;
+  CHECK(seen.ends == (code == 0 || seen.errors ? 1 : 0));
+  model.answers_as_before();
+  return code;
+}
+
 void an_adapter_fails_cleanly() {
   const std::string path = model_path("lora_a");
   if (access(path.c_str(), R_OK) != 0) return;  // a folder without it
@@ -273,14 +283,7 @@ void an_adapter_fails_cleanly() {
   RKLLMInput input = prompt_input(kPrompt);
   RKLLMLoraParam lora = {"a"};
   RKLLMInferParam params = {RKLLM_INFER_GENERATE, &lora, nullptr};
-  with_each_failure("run with an adapter", [&] {
-    Seen seen;
-    const int code = rkllm_run(model.handle, &input, &params, &seen);
-    until_failure = -1;
-    CHECK(seen.ends == (code == 0 || seen.errors ? 1 : 0));
-    model.answers_as_before();
-    return code;
-  });
+  with_each_failure("run with an adapter", [&] { return run_once(model, input, params); });
 }
 
 void a_prompt_cache_fails_cleanly() {
@@ -289,14 +292,7 @@ void a_prompt_cache_fails_cleanly() {
   RKLLMInput input = prompt_input(kPrompt);
   RKLLMPromptCacheParam save = {1, file.c_str()};
   RKLLMInferParam params = {RKLLM_INFER_GENERATE, nullptr, &save};
-  with_each_failure("save", [&] {
-    Seen seen;
-    const int code = rkllm_run(model.handle, &input, &params, &seen);
-    until_failure = -1;
-    CHECK(seen.ends == (code == 0 || seen.errors ? 1 : 0));
-    model.answers_as_before();
-    return code;
-  });
+  with_each_failure("save", [&] { return run_once(model, input, params); });
   with_each_failure("load", [&] {
     const int code = rkllm_load_prompt_cache(model.handle, file.c_str());
     until_failure = -1;

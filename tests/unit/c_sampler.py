@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from abi.layout import SAMPLING
 from numpy.typing import NDArray
 from reference.sampling import Settings
 
@@ -20,13 +21,7 @@ class CSettings(c.Structure):
         ("top_k", c.c_int32),
         ("top_p", c.c_float),
         ("min_p", c.c_float),
-        ("temperature", c.c_float),
-        ("repeat_penalty", c.c_float),
-        ("frequency_penalty", c.c_float),
-        ("presence_penalty", c.c_float),
-        ("mirostat", c.c_int32),
-        ("mirostat_tau", c.c_float),
-        ("mirostat_eta", c.c_float),
+        *SAMPLING,
         ("bias_ids", c.POINTER(c.c_int32)),
         ("biases", c.POINTER(c.c_float)),
         ("n_bias", c.c_size_t),

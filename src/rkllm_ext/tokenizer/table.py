@@ -153,15 +153,7 @@ class TokenTable:
 
     @classmethod
     def from_gguf(cls, values: Mapping[str, Any]) -> TokenTable:
-        """Read the tokenizer from the key/values of a GGUF file.
-
-        Raises
-        ------
-        ModelFileError
-            Keys are missing or do not fit together.
-        UnsupportedModelError
-            The tokenizer is of a kind that is not known here.
-        """
+        """Read the tokenizer from the key/values of a GGUF file. Raises as `vocabulary_of_gguf`."""
         vocabulary, default = vocabulary_of_gguf(values)
         size = len(vocabulary.tokens)
         bos, eos = optional_id(values, "bos", size), optional_id(values, "eos", size)
