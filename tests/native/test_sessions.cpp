@@ -1,115 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sessions of rkllm_ext.h: however a sequence came about, its logits are those of one run over all of it, bit for bit.
-#include <algorithm>
-#include <atomic>
+// Passes run on several threads, so the thread sanitizer looks at these as well.
 #include <cmath>
 #include <cstring>
-#include <memory>
 
-#include "recorded_run.h"
+#include "open_session.h"
 
 namespace {
 
-constexpr int kInvalid = -1, kContextFull = -4, kBusy = -5, kAborted = -6;
-constexpr int kVocab = 300, kDim = 64;  // of the small model
-
-using Ids = std::vector<int32_t>;
-using Rows = std::vector<float>;
-
-// Tokens that look random and are the same each time.
-Ids some_ids(size_t n, int first = 1) {
-  Ids ids(n);
-  for (size_t i = 0; i < n; i++) ids[i] = int32_t((i * 71 + size_t(first) * 37 + i * i * 13) % kVocab);
-  return ids;
-}
-
-Rows some_vectors(size_t n) {
-  Rows rows(n * kDim);
-  for (size_t i = 0; i < rows.size(); i++) rows[i] = float((i * 7919) % 1000) / 2500.0f - 0.2f;
-  return rows;
-}
-
-Ids part(const Ids& ids, size_t from, size_t to) {
-  return {ids.begin() + std::ptrdiff_t(from), ids.begin() + std::ptrdiff_t(to)};
-}
-
-RKLLMInput multimodal_input(const char* prompt, const Rows& vectors) {
-  RKLLMInput input = {};
-  input.input_type = RKLLM_INPUT_MULTIMODAL;
-  input.multimodal_input = {const_cast<char*>(prompt), const_cast<float*>(vectors.data()), vectors.size() / kDim};
-  return input;
-}
-
-class Session {
- public:
-  explicit Session(LLMHandle handle) { CHECK(rkllm_ext_session_open(handle, &session_) == 0 && session_); }
-  explicit Session(RKLLMExtSession* session) : session_(session) {}
-  ~Session() { rkllm_ext_session_close(session_); }
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
-
-  RKLLMExtSession* get() const { return session_; }
-
-  // Positions that were computed.
-  size_t prefill(const RKLLMInput& input, int flags = 0) {
-    size_t computed = 0;
-    CHECK(rkllm_ext_session_prefill(session_, &input, flags, &computed) == 0);
-    return computed;
-  }
-  size_t prefill(const Ids& ids, int flags = 0) { return prefill(token_input(ids.data(), ids.size()), flags); }
-  void step(int32_t token) { CHECK(rkllm_ext_session_step(&session_, &token, 1) == 0); }
-  void truncate(size_t n) { CHECK(rkllm_ext_session_truncate(session_, n) == 0); }
-  std::unique_ptr<Session> fork() {
-    RKLLMExtSession* other = nullptr;
-    CHECK(rkllm_ext_session_fork(session_, &other) == 0 && other);
-    return std::make_unique<Session>(other);
-  }
-  Rows logits() const {
-    const float* found = rkllm_ext_session_logits(session_);
-    return found ? Rows(found, found + kVocab) : Rows();
-  }
-  int32_t best() const {
-    const Rows found = logits();
-    return int32_t(std::max_element(found.begin(), found.end()) - found.begin());
-  }
-  Ids tokens() const {
-    size_t n = 0;
-    CHECK(rkllm_ext_session_tokens(session_, nullptr, 0, &n) == 0);
-    Ids ids(n);
-    CHECK(rkllm_ext_session_tokens(session_, ids.data(), ids.size(), &n) == 0);
-    return ids;
-  }
-
- private:
-  RKLLMExtSession* session_ = nullptr;
-};
-
-// Logits behind the last token of a sequence that a session of its own computed at once.
-Rows fresh(LLMHandle handle, const Ids& ids) {
-  Session session(handle);
-  session.prefill(ids);
-  return session.logits();
-}
-
-// Logits of all positions, a row each.
-Rows one_run(LLMHandle handle, const RKLLMInput& input, size_t n) {
-  Rows rows(n * kVocab);
-  size_t found = 0;
-  CHECK(rkllm_ext_logits(handle, &input, rows.data(), rows.size(), &found) == 0 && found == n);
-  return rows;
-}
-
-Rows row(const Rows& rows, size_t i) {
-  return {rows.begin() + std::ptrdiff_t(i * kVocab), rows.begin() + std::ptrdiff_t((i + 1) * kVocab)};
-}
-
-void refused(int code, int expected, const char* sentence) {
-  CHECK(code == expected);
-  CHECK(check::contains(rkllm_ext_last_error(nullptr), sentence));
-}
-
-// ---- one sequence
-// ----------------------------------------------------------------------------------------------------
+// ---- one sequence ---------------------------------------------------------------------------------------------------
 
 void prefills_and_steps_give_the_logits_of_one_run() {
   for (const char* format : {"fp32", "fp16", "w8a8", "w4a16_g32"}) {
@@ -252,8 +151,7 @@ void a_whole_sequence_keeps_what_is_common() {
   CHECK(session.prefill(other, RKLLM_EXT_WHOLE) == 60);
 }
 
-// ---- several sequences
-// -----------------------------------------------------------------------------------------------
+// ---- several sequences ----------------------------------------------------------------------------------------------
 
 void sessions_stepped_together_have_the_bits_of_single_ones() {
   for (const char* format : {"fp32", "w8a8", "w4a16_g32"}) {
@@ -281,8 +179,7 @@ void sessions_stepped_together_have_the_bits_of_single_ones() {
   }
 }
 
-// ---- a context that is full
-// ------------------------------------------------------------------------------------------
+// ---- a context that is full -----------------------------------------------------------------------------------------
 
 void after_a_shift_the_answer_is_that_of_a_prompt_of_what_is_left() {
   for (const size_t n_keep : {size_t(0), size_t(5), size_t(20)}) {
@@ -316,8 +213,7 @@ void after_a_shift_the_answer_is_that_of_a_prompt_of_what_is_left() {
   }
 }
 
-// ---- images
-// ----------------------------------------------------------------------------------------------------------
+// ---- images ---------------------------------------------------------------------------------------------------------
 
 // A model whose images stand between "(" and ")".
 LLMHandle open_with_tags(const char* content) {
@@ -410,8 +306,7 @@ void images_that_do_not_fit_their_prompt_are_refused() {
   CHECK(rkllm_destroy(handle) == 0);
 }
 
-// ---- refusals
-// --------------------------------------------------------------------------------------------------------
+// ---- refusals -------------------------------------------------------------------------------------------------------
 
 void wrong_calls_are_refused_and_change_nothing() {
   const OpenModel model, other;
@@ -489,137 +384,6 @@ void a_session_outlives_its_handle() {
   CHECK(fork->logits() == fresh(other.handle, longer));
 }
 
-// ---- threads
-// ---------------------------------------------------------------------------------------------------------
-
-void an_aborted_prefill_keeps_what_was_computed_and_can_go_on() {
-  OpenModel model;
-  model.set("prefill_chunk", "1");
-  const Ids ids = some_ids(200);
-  const Rows expected = fresh(model.handle, ids);
-  int aborted = 0;
-  // Some moments are before the prefill or behind it; on a busy machine many are.
-  for (int moment = 0; moment < 12 || (aborted == 0 && moment < 2000); moment++) {
-    Session session(model.handle);
-    Flag started;
-    std::thread other([&] {
-      started.wait();
-      std::this_thread::sleep_for(std::chrono::microseconds(150 * (moment % 12)));
-      CHECK(rkllm_ext_session_abort(session.get()) == 0);
-    });
-    const RKLLMInput input = token_input(ids.data(), ids.size());
-    size_t computed = 0;
-    started.raise();
-    const int code = rkllm_ext_session_prefill(session.get(), &input, 0, &computed);
-    other.join();
-    CHECK(code == 0 || code == kAborted);
-    CHECK(session.tokens() == part(ids, 0, computed));
-    aborted += code == kAborted;
-    if (code == kAborted) CHECK(session.logits().empty());
-    if (computed < ids.size()) session.prefill(part(ids, computed, ids.size()));
-    else if (code) session.prefill(ids, RKLLM_EXT_WHOLE);
-    CHECK(session.logits() == expected);
-  }
-  CHECK(aborted > 0);
-}
-
-void sessions_on_many_threads_beside_a_run_answer_as_alone() {
-  const OpenModel model, second_handle;
-  const Ids alone = undisturbed(model.handle);
-  const auto by_steps = [&](LLMHandle handle) {
-    for (int i = 0; i < 4; i++) {
-      Session session(handle);
-      session.prefill(prompt_input(kPrompt));
-      for (const int32_t token : alone) {
-        CHECK(session.best() == token);
-        session.step(token);
-      }
-    }
-  };
-  const auto in_batches = [&] {
-    for (int i = 0; i < 4; i++) {
-      Session a(model.handle), b(model.handle), c(model.handle);
-      for (Session* each : {&a, &b, &c}) each->prefill(prompt_input(kPrompt));
-      RKLLMExtSession* all[] = {a.get(), b.get(), c.get()};
-      for (const int32_t token : alone) {
-        CHECK(a.best() == token && b.best() == token && c.best() == token);
-        const int32_t tokens[] = {token, token, token};
-        CHECK(rkllm_ext_session_step(all, tokens, 3) == 0);
-      }
-    }
-  };
-  const auto by_runs = [&] {
-    for (int i = 0; i < 4; i++) CHECK(undisturbed(model.handle) == alone);
-  };
-  std::thread threads[] = {std::thread(by_steps, model.handle), std::thread(by_steps, second_handle.handle),
-                           std::thread(in_batches), std::thread(by_runs)};
-  for (std::thread& thread : threads) thread.join();
-}
-
-void two_threads_on_one_session_take_turns_or_are_refused() {
-  const OpenModel model;
-  Session session(model.handle);
-  const Ids ids = some_ids(8);
-  session.prefill(ids);
-  std::atomic<int> done{0};
-  const auto worker = [&] {
-    for (int i = 0; i < 40; i++) {
-      RKLLMExtSession* one = session.get();
-      const int32_t token = 9;
-      const int code = rkllm_ext_session_step(&one, &token, 1);
-      CHECK(code == 0 || code == kBusy);
-      done += code == 0;
-    }
-  };
-  std::thread first(worker), second(worker);
-  first.join();
-  second.join();
-  CHECK(session.tokens().size() == 8 + size_t(done));
-  Ids expected = ids;
-  expected.insert(expected.end(), size_t(done), 9);
-  CHECK(session.logits() == fresh(model.handle, expected));
-}
-
-void a_handle_destroyed_beside_its_sessions_leaves_them_whole() {
-  const OpenModel reference;
-  const Ids ids = some_ids(30);
-  const Rows expected = fresh(reference.handle, ids);
-  for (int moment = 0; moment < 6; moment++) {
-    const LLMHandle handle = OpenModel(-1).release();
-    Record record_;
-    CHECK(run_async(handle, record_) == 0);
-    Flag opened;
-    std::thread user([&] {
-      Session session(handle);
-      opened.raise();
-      for (int i = 0; i < 5; i++) {
-        session.truncate(0);
-        session.prefill(ids);
-        CHECK(session.logits() == expected);
-      }
-    });
-    opened.wait();
-    std::this_thread::sleep_for(std::chrono::microseconds(200 * moment));
-    std::thread other([&] { CHECK(rkllm_destroy(handle) == 0); });
-    other.join();
-    user.join();
-    CHECK(record_.ended_with(RKLLM_RUN_FINISH));
-  }
-}
-
-void models_begin_run_and_end_on_different_threads() {
-  std::atomic<LLMHandle> handle{nullptr};
-  for (int i = 0; i < 4; i++) {
-    std::thread([&] { handle = OpenModel().release(); }).join();
-    std::thread([&] { CHECK(undisturbed(handle).size() == 24); }).join();
-    Record record_;
-    std::thread([&] { CHECK(run_async(handle, record_) == 0); }).join();
-    std::thread([&] { CHECK(rkllm_abort(handle) == 0); }).join();
-    std::thread([&] { CHECK(rkllm_destroy(handle) == 0); }).join();
-    CHECK(record_.ended_with(RKLLM_RUN_FINISH));
-  }
-}
-
 }  // namespace
 
 int main() {
@@ -639,10 +403,5 @@ int main() {
   wrong_calls_are_refused_and_change_nothing();
   a_full_session_refuses_more();
   a_session_outlives_its_handle();
-  an_aborted_prefill_keeps_what_was_computed_and_can_go_on();
-  sessions_on_many_threads_beside_a_run_answer_as_alone();
-  two_threads_on_one_session_take_turns_or_are_refused();
-  a_handle_destroyed_beside_its_sessions_leaves_them_whole();
-  models_begin_run_and_end_on_different_threads();
   return check::result();
 }
