@@ -43,8 +43,23 @@ std::string folder_of(const std::string& path) {
   return slash == path.npos ? "." : path.substr(0, slash + 1);
 }
 
-// A file that outgrows the process's limit must be an error and not the signal that ends the process. The signal goes to
-// the thread that writes; it is taken back before it is let through again.
+std::string descriptor_path(int fd) { return format("/proc/self/fd/%d", fd); }
+
+// Open a file in a folder that has no name yet, so that nothing is left of it when the process is killed. Returns -1
+// where the system has no such files or could not name them later (Android's policy forbids applications to).
+int open_nameless(const std::string& folder) {
+#if defined(O_TMPFILE) && !defined(__ANDROID__)
+  const int fd = open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+  if (fd < 0 || access(descriptor_path(fd).c_str(), F_OK) == 0) return fd;
+  close(fd);
+#else
+  (void)folder;
+#endif
+  return -1;
+}
+
+// A file that outgrows the process's limit must be an error and not the signal that ends the process. The signal goes
+// to the thread that writes; it is taken back before it is let through again.
 class FileSizeSignal {
  public:
   FileSizeSignal() {
@@ -90,7 +105,21 @@ ContainerWriter::ContainerWriter(std::string path) : path_(std::move(path)) {
 ContainerWriter::~ContainerWriter() {
   if (fd_ < 0) return;
   close(fd_);
-  unlink(temporary_.c_str());
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+bool ContainerWriter::take_temporary_name(const std::function<bool(const char*)>& take) {
+  const std::string folder = path_.rfind('/') == path_.npos ? "" : folder_of(path_);
+  std::random_device random;
+  for (int attempt = 0; attempt < 100; attempt++) {
+    const std::string name = "." + path_.substr(folder.size(), kLongestName) + format(".%08x.tmp", unsigned(random()));
+    if (take((folder + name).c_str())) {
+      temporary_ = folder + name;
+      return true;
+    }
+    if (errno != EEXIST) return false;
+  }
+  return false;
 }
 
 void ContainerWriter::start_key(const std::string& key, uint32_t type) {
@@ -154,15 +183,12 @@ void ContainerWriter::begin() {
   header_sum_ = checksum(header.data(), header.size());
   size_ = header.size() + end;
 
-  const std::string folder = path_.rfind('/') == path_.npos ? "" : folder_of(path_);
-  const std::string name = path_.substr(folder.size(), kLongestName);
-  std::random_device random;
-  for (int attempt = 0; fd_ < 0 && attempt < 100; attempt++) {
-    temporary_ = folder + "." + name + format(".%08x.tmp", unsigned(random()));
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd_ < 0 && errno != EEXIST) break;
-  }
-  if (fd_ < 0) fail("made");
+  fd_ = open_nameless(folder_of(path_));
+  if (fd_ < 0 && !take_temporary_name([&](const char* name) {
+        fd_ = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        return fd_ >= 0;
+      }))
+    fail("made");
   append(header.data(), header.size());
 }
 
@@ -181,6 +207,11 @@ void ContainerWriter::finish() {
     throw Error(ErrorCode::INTERNAL, format("%zu of %zu tensors were written", sums_.size(), tensors_.size() - 1));
   write(sums.data());
   if (fsync(fd_) != 0) fail("written");
+  // Only a rename replaces a file, so a nameless one gets a temporary name first.
+  if (temporary_.empty() && !take_temporary_name([&](const char* name) {
+        return linkat(AT_FDCWD, descriptor_path(fd_).c_str(), AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0;
+      }))
+    fail("named");
   if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed");
   close(std::exchange(fd_, -1));
   // The new name lasts once its folder is on the disk; some file systems cannot say so.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,8 +17,9 @@ enum class TensorType : uint32_t { F32 = 0, I8 = 24, I64 = 27 };
 // may not be written to.
 void check_target(const std::string& path);
 
-// The file is written under a temporary name in the same folder and renamed at the end, so that the path is either what
-// it was before or the whole new file. First come all keys and declarations, then the bytes of each tensor. One thread.
+// The file is written without a name, where the file system has such files, or under a temporary one in the same
+// folder, and renamed at the end, so that the path is either what it was before or the whole new file. First come all
+// keys and declarations, then the bytes of each tensor. One thread.
 class ContainerWriter {
  public:
   explicit ContainerWriter(std::string path);
@@ -47,10 +49,13 @@ class ContainerWriter {
     uint64_t n_bytes;
   };
   void start_key(const std::string& key, uint32_t type);
+  // Try names until `take` makes a free one ours. False, with errno, when it fails for another reason.
+  bool take_temporary_name(const std::function<bool(const char*)>& take);
   void append(const void* data, uint64_t n);
   [[noreturn]] void fail(const char* step) const;
 
-  std::string path_, temporary_;
+  std::string path_;
+  std::string temporary_;  // "": the file has no name yet
   std::string keys_;
   uint64_t n_keys_ = 0;
   std::vector<Declared> tensors_;
