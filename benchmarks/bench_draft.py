@@ -12,8 +12,6 @@ import argparse
 import statistics
 from pathlib import Path
 
-import pytest
-
 import rkllm_ext
 
 TEXT = (
@@ -48,12 +46,6 @@ def measure(path: Path, threads: int, tokens: int, rounds: int) -> dict[str, dic
             assert len(answers) == 1
             results[task] = {draft: (statistics.median(speed), right[draft]) for draft, speed in speeds.items()}
     return results
-
-
-@pytest.mark.bench
-def test_every_task_is_measured_and_no_answer_changes(tiny_model: Path) -> None:
-    results = measure(tiny_model, 1, 8, 1)
-    assert set(results) == set(TASKS)
 
 
 def main() -> None:
