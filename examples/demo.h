@@ -57,8 +57,8 @@ static volatile sig_atomic_t demo_stops;     /* Ctrl-C during this run */
 static volatile sig_atomic_t demo_leave;     /* Ctrl-C while nothing ran, or twice during a run */
 static volatile sig_atomic_t demo_destroyed; /* the handler has ended the model */
 
-/* The first Ctrl-C of a run ends the answer, the second one the model. Both calls may come from a signal handler while a
- * run is active; on an idle model destroy frees memory, which a handler must not do: there the main loop leaves. */
+/* The first Ctrl-C of a run ends the answer, the second one the model. Both calls may come from a signal handler while
+ * a run is active; on an idle model destroy frees memory, which a handler must not do: there the main loop leaves. */
 static void demo_on_interrupt(int number) {
   (void)number;
   if (!demo_running) {

@@ -84,22 +84,24 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *   prefill_chunk   prompt tokens per pass, 1 ... 512; results do not depend on it
  *   add_bos         "auto" (the default: as the model's tokenizer says), 0 or 1: put the begin token before a prompt
  *   ignore_eos      1: end tokens do not end a run
- *   n_keep          what a full context does: -1 (the default) ends the run; n >= 0 keeps the first n tokens, drops the older
- *                   half of the others and goes on, in the state of a prompt of the tokens that are left
- *   reuse_prefix    1: a run keeps what it has in common with the one before from token 0 on; 0 (the default) starts anew
+ *   n_keep          what a full context does: -1 (the default) ends the run; n >= 0 keeps the first n tokens, drops the
+ *                   older half of the others and goes on, in the state of a prompt of the tokens that are left
+ *   reuse_prefix    1: a run keeps what it has in common with the one before from token 0 on; 0 (the default) starts
+ *                   anew
  *   draft           tokens that a pass looks ahead, guessed from earlier text (prompt lookup), 0 (the default) ... 16;
  *                   changes the speed, never the tokens
  *   kv_type         "f16" (the default; "f32" where the model is fp32), "f32" or "int8": how keys and values are kept
- *   lora            name of a loaded LoRA adapter for runs without lora_params, logits and hidden states; "" (the default): none
+ *   lora            name of a loaded LoRA adapter for runs without lora_params, logits and hidden states; "" (the
+ *                   default): none
  *   image_tokens    embeddings of each image of a multimodal prompt, "64,32"; "" (the default): all have as many */
 RKLLM_API int rkllm_ext_set_option(LLMHandle handle, const char* name, const char* value);
 
 /* Forget a LoRA adapter that rkllm_load_lora has loaded. Sessions that compute with it keep it. */
 RKLLM_API int rkllm_ext_release_lora(LLMHandle handle, const char* name);
 
-/* Prompt caches beside the one of rkllm_load_prompt_cache (whose name is ""), under names of the caller's. A run starts from
- * the longest prefix that any of them, or with reuse_prefix the run before, has in common with its input. A name that is
- * taken is replaced. release: NULL releases all; a name that is not taken is an error. */
+/* Prompt caches beside the one of rkllm_load_prompt_cache (whose name is ""), under names of the caller's. A run starts
+ * from the longest prefix that any of them, or with reuse_prefix the run before, has in common with its input. A name
+ * that is taken is replaced. release: NULL releases all; a name that is not taken is an error. */
 RKLLM_API int rkllm_ext_load_prompt_cache(LLMHandle handle, const char* path, const char* name);
 RKLLM_API int rkllm_ext_release_prompt_cache(LLMHandle handle, const char* name);
 
@@ -164,17 +166,18 @@ RKLLM_API int rkllm_ext_logits(LLMHandle handle, const RKLLMInput* input, float*
 RKLLM_API int rkllm_ext_hidden_states(LLMHandle handle, const RKLLMInput* input, float* out, size_t capacity,
                                       size_t* n_tokens);
 
-/* Constrain what is sampled. Before each token of a run the function is called on the run's thread with the tokens chosen since
- * its last call (none before the first) and a mask of n_words = (vocab_size + 31) / 32 words, all ones: bit i % 32 of word
- * i / 32 stands for token i, 0 forbids it. It returns 0, or 1: nothing may follow, the run ends as with an end token; a
- * negative number ends the run with an error. NULL: no constraint. The handle must be idle. */
+/* Constrain what is sampled. Before each token of a run the function is called on the run's thread with the tokens
+ * chosen since its last call (none before the first) and a mask of n_words = (vocab_size + 31) / 32 words, all ones:
+ * bit i % 32 of word i / 32 stands for token i, 0 forbids it. It returns 0, or 1: nothing may follow, the run ends as
+ * with an end token; a negative number ends the run with an error. NULL: no constraint. The handle must be idle. */
 typedef int (*RKLLMExtMask)(const int32_t* tokens, size_t n_tokens, uint32_t* mask, size_t n_words, void* userdata);
 RKLLM_API int rkllm_ext_set_mask(LLMHandle handle, RKLLMExtMask function, void* userdata);
 
-/* Watch the inputs of linear layers. The function is called during passes, on the thread that asked for them, with the rows that
- * enter the linear layer whose weight has this name (of layers with the same input, the first); rows are stride floats
- * apart. For calibration. NULL ends it. The handle must be idle. */
-typedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride, void* userdata);
+/* Watch the inputs of linear layers. The function is called during passes, on the thread that asked for them, with the
+ * rows that enter the linear layer whose weight has this name (of layers with the same input, the first); rows are
+ * stride floats apart. For calibration. NULL ends it. The handle must be idle. */
+typedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride,
+                            void* userdata);
 RKLLM_API int rkllm_ext_set_tap(LLMHandle handle, RKLLMExtTap function, void* userdata);
 
 /* Log-probabilities (natural) of the token that is being delivered, in the model's own distribution: before bias, mask,
@@ -187,47 +190,49 @@ RKLLM_API int rkllm_ext_token_logprobs(LLMHandle handle, float* chosen, int32_t*
 /* ---- sessions --------------------------------------------------------------------------------------------------- */
 
 /* One sequence of tokens with its own keys and values, over the model of a handle: for programs that choose the tokens
- * themselves, or work on several sequences at once. Sessions share the handle's threads with its runs and with each other, pass
- * by pass. A session is used by one thread at a time (another gets BUSY), different ones by any threads. A session outlives
- * rkllm_destroy. */
+ * themselves, or work on several sequences at once. Sessions share the handle's threads with its runs and with each
+ * other, pass by pass. A session is used by one thread at a time (another gets BUSY), different ones by any threads. A
+ * session outlives rkllm_destroy. */
 typedef struct RKLLMExtSession RKLLMExtSession;
 /* The handle's options at this time are the session's first. */
 RKLLM_API int rkllm_ext_session_open(LLMHandle handle, RKLLMExtSession** session);
 RKLLM_API void rkllm_ext_session_close(RKLLMExtSession* session);
 
-/* Append an input (prompt, tokens, embeddings, multimodal) and compute it; logits are then those of its last position. With
- * RKLLM_EXT_WHOLE the input is the whole sequence: what the session has in common with it from token 0 on is kept, the rest
- * dropped. A prompt gets the begin token only where the sequence begins. computed (may be NULL) receives the positions that were
- * run. After an abort or a failure the session keeps what was computed. */
+/* Append an input (prompt, tokens, embeddings, multimodal) and compute it; logits are then those of its last position.
+ * With RKLLM_EXT_WHOLE the input is the whole sequence: what the session has in common with it from token 0 on is kept,
+ * the rest dropped. A prompt gets the begin token only where the sequence begins. computed (may be NULL) receives the
+ * positions that were run. After an abort or a failure the session keeps what was computed. */
 #define RKLLM_EXT_WHOLE 1
 RKLLM_API int rkllm_ext_session_prefill(RKLLMExtSession* session, const RKLLMInput* input, int flags, size_t* computed);
 
-/* Compute at most `most` positions of an input that is the whole sequence (as with RKLLM_EXT_WHOLE), so that whoever serves
- * several sequences can do something else in between; to be called with the same input until left, the positions still to be
- * computed, is 0. The bits are those of one call. logits: NULL, or room for [most, vocab_size], which receives those behind each
- * position that was computed; loaded prompt caches, which have none, are then passed over. computed and left may be NULL. */
-RKLLM_API int rkllm_ext_session_prefill_part(RKLLMExtSession* session, const RKLLMInput* input, size_t most, float* logits,
-                                             size_t* computed, size_t* left);
+/* Compute at most `most` positions of an input that is the whole sequence (as with RKLLM_EXT_WHOLE), so that whoever
+ * serves several sequences can do something else in between; to be called with the same input until left, the positions
+ * still to be computed, is 0. The bits are those of one call. logits: NULL, or room for [most, vocab_size], which
+ * receives those behind each position that was computed; loaded prompt caches, which have none, are then passed over.
+ * computed and left may be NULL. */
+RKLLM_API int rkllm_ext_session_prefill_part(RKLLMExtSession* session, const RKLLMInput* input, size_t most,
+                                             float* logits, size_t* computed, size_t* left);
 
-/* Append one token to each of n sessions of one handle, in one pass over the weights; bits are those of single steps. */
+/* Append one token to each of n sessions of one handle, in one pass over the weights; the bits are those of single
+ * steps. */
 RKLLM_API int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* tokens, size_t n);
 
-/* Return the logits behind the last position, [vocab_size], valid until the session's next call but rkllm_ext_session_sample; or
- * NULL when there are none (an empty session, or after truncate). */
+/* Return the logits behind the last position, [vocab_size], valid until the session's next call but
+ * rkllm_ext_session_sample; or NULL when there are none (an empty session, or after truncate). */
 RKLLM_API const float* rkllm_ext_session_logits(RKLLMExtSession* session);
 
-/* The same, held: they stay as they are, and are not copied, until rkllm_ext_logits_release, also behind later calls and the
- * session's end. NULL when there are none or another thread uses the session. */
+/* The same, held: they stay as they are, and are not copied, until rkllm_ext_logits_release, also behind later calls
+ * and the session's end. NULL when there are none or another thread uses the session. */
 typedef struct RKLLMExtLogits RKLLMExtLogits;
 RKLLM_API const float* rkllm_ext_session_hold_logits(RKLLMExtSession* session, RKLLMExtLogits** hold);
 RKLLM_API void rkllm_ext_logits_release(RKLLMExtLogits* hold);
 
-/* Choose a token from the logits by the session's sampling options; mask as for rkllm_ext_set_mask, or NULL. The token is not
- * appended. The session's own tokens are the history that penalties look at. */
+/* Choose a token from the logits by the session's sampling options; mask as for rkllm_ext_set_mask, or NULL. The token
+ * is not appended. The session's own tokens are the history that penalties look at. */
 RKLLM_API int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token);
 
-/* Set a sampling option (and seed, lora, add_bos, image_tokens) of this session, as rkllm_ext_set_option. A seed restarts the
- * random numbers. */
+/* Set a sampling option (and seed, lora, add_bos, image_tokens) of this session, as rkllm_ext_set_option. A seed
+ * restarts the random numbers. */
 RKLLM_API int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value);
 
 /* Keep the first n positions. */
@@ -236,8 +241,8 @@ RKLLM_API int rkllm_ext_session_truncate(RKLLMExtSession* session, size_t n);
 /* Make a second session in the same state, random numbers included. */
 RKLLM_API int rkllm_ext_session_fork(RKLLMExtSession* session, RKLLMExtSession** fork);
 
-/* Write the state to a prompt cache file, and make a session from one: with its tokens, its logits and its adapter, which must
- * be loaded, and with the handle's options otherwise. */
+/* Write the state to a prompt cache file, and make a session from one: with its tokens, its logits and its adapter,
+ * which must be loaded, and with the handle's options otherwise. */
 RKLLM_API int rkllm_ext_session_save(RKLLMExtSession* session, const char* path);
 RKLLM_API int rkllm_ext_session_restore(LLMHandle handle, const char* path, RKLLMExtSession** session);
 
@@ -302,7 +307,8 @@ RKLLM_API RKLLMExtTokenizer* rkllm_ext_tokenizer(LLMHandle handle);
 #define RKLLM_EXT_SKIP_SPECIAL 4  /* detokenize: leave special tokens out */
 
 /* Turn UTF-8 text of n_bytes into ids. count receives the number of ids; at most capacity are written. Invalid UTF-8
- * is read as U+FFFD. Returns 0 or a negative error code (INVALID_ARGUMENT when capacity is too small and out is given). */
+ * is read as U+FFFD. Returns 0 or a negative error code (INVALID_ARGUMENT when capacity is too small and out is
+ * given). */
 RKLLM_API int rkllm_ext_tokenize(const RKLLMExtTokenizer* tokenizer, const char* text, size_t n_bytes, int flags,
                                  int32_t* out, size_t capacity, size_t* count);
 
@@ -315,9 +321,10 @@ RKLLM_API int rkllm_ext_detokenize(const RKLLMExtTokenizer* tokenizer, const int
 RKLLM_API int32_t rkllm_ext_vocab_size(const RKLLMExtTokenizer* tokenizer);
 RKLLM_API int32_t rkllm_ext_token_id(const RKLLMExtTokenizer* tokenizer, const char* text);
 
-/* Return the n_bytes bytes that a token stands for, not NUL-terminated, valid as long as the tokenizer; of a special token
- * (special becomes 1) its text. NULL when there is no such id. */
-RKLLM_API const char* rkllm_ext_token_bytes(const RKLLMExtTokenizer* tokenizer, int32_t id, size_t* n_bytes, int* special);
+/* Return the n_bytes bytes that a token stands for, not NUL-terminated, valid as long as the tokenizer; of a special
+ * token (special becomes 1) its text. NULL when there is no such id. */
+RKLLM_API const char* rkllm_ext_token_bytes(const RKLLMExtTokenizer* tokenizer, int32_t id, size_t* n_bytes,
+                                            int* special);
 
 /* ---- packing weights -------------------------------------------------------------------------------------------- */
 
@@ -350,9 +357,10 @@ RKLLM_API uint64_t rkllm_ext_checksum(const void* data, uint64_t n_bytes);
 RKLLM_API int rkllm_ext_matmul(const char* format, int64_t rows, int64_t cols, const void* packed,
                                uint64_t packed_bytes, const float* x, int64_t n, int n_threads, float* y);
 
-/* Measure what this machine can do at most with n_threads threads (0: the default) and the instruction set in use: memory read
- * in order in 10^9 bytes per second, 8-bit multiplications and additions as the kernels do them and those of 32-bit floats, both
- * in 10^9 per second. Takes about a quarter of a second and 256 MB. Returns 0 or a negative error code. */
+/* Measure what this machine can do at most with n_threads threads (0: the default) and the instruction set in use:
+ * memory read in order in 10^9 bytes per second, 8-bit multiplications and additions as the kernels do them and those
+ * of 32-bit floats, both in 10^9 per second. Takes about a quarter of a second and 256 MB. Returns 0 or a negative
+ * error code. */
 RKLLM_API int rkllm_ext_limits(int n_threads, double* read_gbs, double* integer_gops, double* float_gflops);
 
 /* ---- GGUF files ------------------------------------------------------------------------------------------------- */

@@ -116,7 +116,8 @@ class GGUFFile:
     ----------
     path : str
     values : mapping of str to int, float, bool, str, list of str or numpy array
-        The key/values in file order, each converted when it is asked for. Strings that are not UTF-8 are decoded with surrogateescape.
+        The key/values in file order, each converted when it is asked for. Strings that are not UTF-8 are decoded with
+        surrogateescape.
     tensors : mapping of str to GGUFTensor
         (name, type, dims, data) in file order: the GGML type number, dims fastest first, data a read-only memoryview of
         bytes into the mapping.

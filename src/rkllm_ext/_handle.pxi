@@ -219,8 +219,9 @@ cdef class BaseHandle:
         """Start a run with these options set and return its stream, of a class derived from `BaseStream`.
 
         save_path: where the run saves the state of its input; "": nowhere.
-        constraint(tokens): called before each token with those chosen since the last call, it returns a bit for each token
-        that may come next, as bytes, or None when nothing may. Its attribute `cut` says that it has shortened the answer.
+        constraint(tokens): called before each token with those chosen since the last call, it returns a bit for each
+        token that may come next, as bytes, or None when nothing may. Its attribute `cut` says that it has shortened the
+        answer.
         """
         cdef Job job
         cdef LLMHandle llm
@@ -294,8 +295,8 @@ cdef class BaseHandle:
     def watch(self, given, wanted, function, options):
         """Compute an input and call function(name, x) with the rows x, float32 [n, cols], that enter linear layers.
 
-        `wanted` holds the names of their weights; of layers that share an input the first one names it. A long input comes
-        in several calls. Runs of other threads would be watched as well.
+        `wanted` holds the names of their weights; of layers that share an input the first one names it. A long input
+        comes in several calls. Runs of other threads would be watched as well.
         """
         cdef Watcher watcher = Watcher()
         cdef int code
@@ -361,7 +362,8 @@ cdef class BaseHandle:
             with nogil:
                 code = ext_session_open(llm, &opened) if empty else ext_session_restore(llm, c_path, &opened)
             check(code, llm, "rkllm_ext_session_open" if empty else "rkllm_ext_session_restore")
-            session = new_session(session_class, opened, self.path, facts["vocab_size"], facts["dim"], dict(options), {})
+            session = new_session(session_class, opened, self.path, facts["vocab_size"], facts["dim"], dict(options),
+                                  {})
             session.apply({**options, **once, "image_tokens": "", "add_bos": "auto"})
             return session
         finally:

@@ -2,8 +2,8 @@
 # One run's input and settings, in the form and for as long as the library reads them.
 
 cdef class Job:
-    # One run: what the library reads and writes until the run's FINISH or ERROR. The handle holds it that long, whatever
-    # becomes of the stream.
+    # One run: what the library reads and writes until the run's FINISH or ERROR. The handle holds it that long,
+    # whatever becomes of the stream.
     cdef queue* q
     cdef RKLLMInput given
     cdef RKLLMInferParam params
@@ -96,7 +96,8 @@ cdef int fill_multimodal(Job job, Multimodal given, int dim) except -1:
 
 
 cdef Job job_for(object given, int dim):
-    # The input as the library takes it: text is copied, arrays are used where they lie. dim 0: the model's is not known.
+    # The input as the library takes it: text is copied, arrays are used where they lie. dim 0: that of the model
+    # is not known.
     cdef Job job = Job()
     memset(&job.given, 0, sizeof(RKLLMInput))
     memset(&job.params, 0, sizeof(RKLLMInferParam))

@@ -141,7 +141,7 @@ def active_isa():
 
 
 def limits(n_threads=0):
-    """Measure what this machine can do at most: (10^9 bytes read, 10^9 8-bit operations, 10^9 float operations) a second.
+    """Measure what this machine can do at most a second: 10^9 (bytes read, 8-bit operations, float operations).
 
     n_threads 0: the library's default. Takes about a quarter of a second.
     """

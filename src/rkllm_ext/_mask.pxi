@@ -2,7 +2,8 @@
 # Constraints of runs: Python says before each token which may come next.
 
 
-cdef int mask_callback(const int32_t* tokens, size_t n_tokens, uint32_t* mask, size_t n_words, void* userdata) noexcept with gil:
+cdef int mask_callback(const int32_t* tokens, size_t n_tokens, uint32_t* mask, size_t n_words,
+                       void* userdata) noexcept with gil:
     cdef Job job = <Job>userdata
     cdef Buffer allowed
     cdef size_t given

@@ -78,7 +78,8 @@ def pack(format, codes, scales=None):
     cdef uint64_t size = packed_size(format, rows, cols)
     if row.scale_bits:
         if scales is None:
-            raise InvalidArgumentError(f"format {format} has scales; pass one per row{' and group' if row.group else ''}")
+            raise InvalidArgumentError(
+                f"format {format} has scales; pass one per row{' and group' if row.group else ''}")
         per_row = -(-cols // row.group) if row.group else 1
         held_scales = hold(scales, "scales")
         check_array(held_scales, "scales", "float32", held_scales.view.ndim)
@@ -131,7 +132,8 @@ def quantize(format, weights, n_threads=0):
     element = "" if held.view.format == NULL else (<bytes>held.view.format).decode("latin-1").lstrip("@=<")
     if held.view.ndim != 2 or element not in NUMBER_TYPES:
         raise InvalidArgumentError(
-            f"weights have {held.view.ndim} dimensions of elements '{element}'; 2 of float32, float16 or uint16 are needed")
+            f"weights have {held.view.ndim} dimensions of elements '{element}'; "
+            "2 of float32, float16 or uint16 are needed")
     cdef int64_t rows = held.view.shape[0]
     cdef int64_t cols = held.view.shape[1]
     cdef uint64_t size = packed_size(format, rows, cols)
@@ -205,8 +207,8 @@ def matmul(format, rows, cols, packed, x, n_threads=0):
     cdef int threads = n_threads
     cdef int code
     with nogil:
-        code = ext_matmul(c_name, n_rows, n_cols, held.view.buf, held.view.len, <const float*>held_x.view.buf, n, threads,
-                          <float*>out.view.buf)
+        code = ext_matmul(c_name, n_rows, n_cols, held.view.buf, held.view.len, <const float*>held_x.view.buf, n,
+                          threads, <float*>out.view.buf)
     check(code, NULL, "rkllm_ext_matmul")
     return array
 

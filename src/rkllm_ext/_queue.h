@@ -31,7 +31,7 @@ typedef struct {
   size_t ends[QUEUE_ENTRIES]; /* where the text of an entry ends; it begins where the one before it ends */
   char* text;
   size_t room;
-  float* logprobs;            /* [QUEUE_ENTRIES, 1 + top]: of each entry's token, then of its alternatives; NULL: not asked for */
+  float* logprobs;            /* [QUEUE_ENTRIES, 1 + top]: of each entry's token and its alternatives; NULL: none */
   int32_t* alternatives;      /* [QUEUE_ENTRIES, top] ids, -1 behind the last one */
 } queue_side;
 
@@ -96,7 +96,8 @@ static void queue_release(queue* q) {
   free(q);
 }
 
-/* Before the run: keep the log-probability of each token and of `top` alternatives. Returns 0 when memory could not be had. */
+/* Before the run: keep the log-probability of each token and of `top` alternatives. Returns 0 when memory could not be
+ * had. */
 static int queue_want_logprobs(queue* q, queue_logprobs read_logprobs, LLMHandle handle, size_t top) {
   int side;
   for (side = 0; side < 2; ++side) {
@@ -163,7 +164,8 @@ static void queue_put(queue* q, int32_t id, const char* text) {
   queue_put_bytes(q, id, text, text != NULL ? strlen(text) : 0);
 }
 
-/* The text that came with FINISH, as an entry with the id -1; less the U+FFFD of a character that never became whole. */
+/* The text that came with FINISH, as an entry with the id -1; less the U+FFFD of a character that never became
+ * whole. */
 static void queue_put_rest(queue* q, const char* text) {
   size_t length = text != NULL ? strlen(text) : 0;
   if (length >= 3 && memcmp(text + length - 3, "\xef\xbf\xbd", 3) == 0) length -= 3;

@@ -207,7 +207,8 @@ cdef extern from "_library.h" nogil:
                                               double* float_gflops) nogil
     int ext_set_option "library.rkllm_ext_set_option"(LLMHandle handle, const char* name, const char* value)
     int ext_release_lora "library.rkllm_ext_release_lora"(LLMHandle handle, const char* name)
-    int ext_load_prompt_cache "library.rkllm_ext_load_prompt_cache"(LLMHandle handle, const char* path, const char* name)
+    int ext_load_prompt_cache "library.rkllm_ext_load_prompt_cache"(LLMHandle handle, const char* path,
+                                                                         const char* name)
     int ext_release_prompt_cache "library.rkllm_ext_release_prompt_cache"(LLMHandle handle, const char* name)
     int ext_info "library.rkllm_ext_info"(LLMHandle handle, RKLLMExtInfo* info)
     const char* ext_metadata "library.rkllm_ext_metadata"(LLMHandle handle, const char* key)

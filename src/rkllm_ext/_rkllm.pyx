@@ -2,9 +2,9 @@
 # cython: language_level=3, binding=True, embedsignature=False
 """The binding: Python on top of include/rkllm.h and include/rkllm_ext.h, and on nothing else of the library.
 
-Each part has one noun: the library and its errors, buffers, packing, GGUF files, tokenizers, the callback queue, a model's
-handle, a session, a stream of pieces. numpy is imported only where an array is returned; inputs are any object with the buffer
-protocol.
+Each part has one noun: the library and its errors, buffers, packing, GGUF files, tokenizers, the callback queue, a
+model's handle, a session, a stream of pieces. numpy is imported only where an array is returned; inputs are any object
+with the buffer protocol.
 """
 
 from libc.stdlib cimport free, malloc, realloc

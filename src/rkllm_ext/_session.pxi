@@ -77,7 +77,7 @@ cdef class BaseSession:
         return 0
 
     def append(self, given, whole):
-        """Run an input behind the sequence, or as the whole of it. Return the number of positions that were computed."""
+        """Run an input behind the sequence, or as the whole of it. Return how many positions were computed."""
         cdef Job job = job_for(given, self.dim)
         cdef RKLLMExtSession* session = self.enter()
         cdef size_t computed = 0
@@ -95,8 +95,8 @@ cdef class BaseSession:
             self.leave()
 
     def append_part(self, given, most, with_logits):
-        """Compute at most `most` positions of an input that is the whole sequence. Return how many were computed, how many are
-        left, and the logits behind the computed ones, float32 [n, vocab_size], or None."""
+        """Compute at most `most` positions of an input that is the whole sequence. Return how many were computed, how
+        many are left, and the logits behind the computed ones, float32 [n, vocab_size], or None."""
         cdef Job job = job_for(given, self.dim)
         cdef RKLLMExtSession* session
         cdef size_t limit = number_of(most, "most")
@@ -123,8 +123,8 @@ cdef class BaseSession:
             self.leave()
 
     def logprobs(self, token, k):
-        """Return the log-probability of a token behind the last position, and the k (0 ... 20) most probable tokens with theirs,
-        in the model's own distribution."""
+        """Return the log-probability of a token behind the last position, and the k (0 ... 20) most probable tokens with
+        theirs, in the model's own distribution."""
         cdef RKLLMExtSession* session = self.enter()
         try:
             return logprobs_of(ext_session_logits(session), self.vocab_size, number_of(token, "the token"),
@@ -157,7 +157,7 @@ cdef class BaseSession:
             self.leave()
 
     def hold_logits(self):
-        """Return an object that exports the logits as bytes, read-only, as long as it lives; None when there are none."""
+        """Return an object that exports the logits as bytes, read-only, while it lives; None when there are none."""
         cdef RKLLMExtSession* session = self.enter()
         cdef LogitsMemory memory = LogitsMemory()
         try:
@@ -172,8 +172,8 @@ cdef class BaseSession:
             self.leave()
 
     def choose(self, mask, options):
-        """Choose a token from the logits with these options beside the first ones. mask: None, or a buffer with a bit for each
-        token, in words of 32."""
+        """Choose a token from the logits with these options beside the first ones. mask: None, or a buffer with a
+        bit for each token, in words of 32."""
         cdef Buffer buffer = None
         cdef const uint32_t* words = NULL
         cdef int32_t token = -1

@@ -73,8 +73,8 @@ cdef class BaseStream:
         return self.side.count > 0
 
     cdef bint fill(self, size_t entries) except -1:
-        # Wait for so many entries, or for some time if there is one then. Returns False at the end of the run. Raises what a
-        # signal handler raises, and the run's error.
+        # Wait for so many entries, or for some time if there is one then. Returns False at the end of the run. Raises
+        # what a signal handler raises, and the run's error.
         cdef queue* q
         cdef int ready = 0
         while not self.over:
@@ -144,7 +144,8 @@ cdef class BaseStream:
         ids = bytearray()
         if self.job.q.sides[0].logprobs != NULL:
             self.logprobs = []
-        while self.fill(QUEUE_HALF):  # nobody sees the single tokens: waking up for each would only take time from the model
+        # Nobody sees the single tokens: waking up for each would only take time from the model.
+        while self.fill(QUEUE_HALF):
             side = self.side
             begin = side.ends[self.at - 1] if self.at else 0
             text += side.text[begin:side.ends[side.count - 1]]

@@ -14,7 +14,8 @@ const std::string kA = ".lora_a", kB = ".lora_b";
 
 // The part of a name before the suffix, "" when it ends otherwise.
 std::string stem(const std::string& name, const std::string& suffix) {
-  const bool ends = name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
+  const bool ends =
+      name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
   return ends ? name.substr(0, name.size() - suffix.size()) : "";
 }
 
@@ -22,8 +23,8 @@ void check_base(const Container& file, const Model& model) {
   const std::string made_for(file.get_string("rkllm.source"));
   const std::string source(model.file->get_string("rkllm.source"));
   if (made_for != source)
-    refuse(file, "is an adapter of another model: it was converted with a checkpoint of SHA-256 " + made_for + ", but " +
-                     model.file->path() + " was made of " + source +
+    refuse(file, "is an adapter of another model: it was converted with a checkpoint of SHA-256 " + made_for +
+                     ", but " + model.file->path() + " was made of " + source +
                      "; convert the adapter again, with the checkpoint that the model was made of");
 }
 
@@ -37,7 +38,8 @@ Linear read_side(const Container& file, Tensors& tensors, const std::string& nam
   side.name = name;
   side.weight = tensors.matrix(name, rows, cols);
   if (!side.weight.format->is_float())
-    refuse(file, "tensor '" + name + "' has the format " + side.weight.format->name + ", but adapters are fp32 or fp16");
+    refuse(file,
+           "tensor '" + name + "' has the format " + side.weight.format->name + ", but adapters are fp32 or fp16");
   const bool finite = side.weight.format->bits == 32
                           ? all_finite<uint32_t>(side.weight.packed, side.weight.layout.n_bytes, 0x7f800000)
                           : all_finite<uint16_t>(side.weight.packed, side.weight.layout.n_bytes, 0x7c00);
@@ -98,7 +100,8 @@ const LowRank* Adapter::find(const Linear& linear) const {
 
 std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared_ptr<const Model> model, float scale) {
   if (!std::isfinite(scale))
-    throw Error(ErrorCode::INVALID_ARGUMENT, format("the scale of the adapter is %g, but must be finite", double(scale)));
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                format("the scale of the adapter is %g, but must be finite", double(scale)));
   const std::shared_ptr<const Container> file = Container::open(path);
   check_file(*file, "adapter");
   const std::string kind(file->get_string("adapter.type"));
@@ -128,7 +131,8 @@ std::shared_ptr<const Adapter> open_adapter(const std::string& path, std::shared
 
 void Adapters::load(const std::string& name, const std::string& path, float scale) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (name.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the name of the adapter is empty; give one to choose it by");
+  if (name.empty())
+    throw Error(ErrorCode::INVALID_ARGUMENT, "the name of the adapter is empty; give one to choose it by");
   if (adapters_.count(name))
     throw Error(ErrorCode::INVALID_ARGUMENT, "an adapter '" + name + "' is loaded already; release it first, or choose "
                                              "another name");

@@ -46,9 +46,9 @@ void log_parameters(const RKLLMParam& p, const Runtime& runtime) {
                      "repeat_penalty: %g, frequency_penalty: %g, presence_penalty: %g, mirostat: %d, mirostat_tau: %g, "
                      "mirostat_eta: %g, skip_special_token: %d, is_async: %d, threads: %d, isa: %s",
                      p.model_path, runtime.session->max_context(), p.max_new_tokens, p.top_k, p.top_p, p.temperature,
-                     p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.mirostat, p.mirostat_tau, p.mirostat_eta,
-                     p.skip_special_token, p.is_async,
-                     runtime.executor->n_threads(), active_kernels().isa));
+                     p.repeat_penalty, p.frequency_penalty, p.presence_penalty, p.mirostat, p.mirostat_tau,
+                     p.mirostat_eta, p.skip_special_token, p.is_async, runtime.executor->n_threads(),
+                     active_kernels().isa));
   log(2, 'I', format("img_start: '%s', img_end: '%s', img_content: '%s'", runtime.prompt.tags.start.c_str(),
                      runtime.prompt.tags.end.c_str(), runtime.prompt.tags.content.c_str()));
   log(2, 'I', format("kv cache: %s, %u layers, %d positions, %.2f MB", kv_type_name(runtime.session->kv_type()),

@@ -71,7 +71,8 @@ int guard_session(RKLLMExtSession* session, const Body& body) noexcept {
 
 void check_step(RKLLMExtSession& s, int32_t token, size_t index, const Executor* executor) {
   if (s.executor.get() != executor)
-    throw Error(ErrorCode::INVALID_ARGUMENT, rkllm::format("session %zu belongs to another model than session 0", index));
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                rkllm::format("session %zu belongs to another model than session 0", index));
   try {
     s.session.check({&token, nullptr, 1}, s.session.sequence().length());
   } catch (const Error& error) {
@@ -146,7 +147,9 @@ int rkllm_ext_session_step(RKLLMExtSession* const* sessions, const int32_t* toke
   });
 }
 
-const float* rkllm_ext_session_logits(RKLLMExtSession* session) { return session ? session->session.logits() : nullptr; }
+const float* rkllm_ext_session_logits(RKLLMExtSession* session) {
+  return session ? session->session.logits() : nullptr;
+}
 
 const float* rkllm_ext_session_hold_logits(RKLLMExtSession* session, RKLLMExtLogits** hold) {
   const float* data = nullptr;

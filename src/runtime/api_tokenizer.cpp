@@ -80,7 +80,8 @@ extern "C" int32_t rkllm_ext_token_id(const RKLLMExtTokenizer* tokenizer, const 
   return tokenizer && text ? tokenizer->tokenizer->id_of(text) : -1;
 }
 
-extern "C" const char* rkllm_ext_token_bytes(const RKLLMExtTokenizer* tokenizer, int32_t id, size_t* n_bytes, int* special) {
+extern "C" const char* rkllm_ext_token_bytes(const RKLLMExtTokenizer* tokenizer, int32_t id, size_t* n_bytes,
+                                             int* special) {
   if (!tokenizer || !n_bytes || !special || id < 0 || id >= tokenizer->tokenizer->vocab_size()) return nullptr;
   const std::string_view bytes = tokenizer->tokenizer->bytes_of(id);
   *n_bytes = bytes.size();

@@ -15,7 +15,8 @@ constexpr int kMostThreads = 256;
 
 int check_threads(int n_threads) {
   if (n_threads < 0 || n_threads > kMostThreads)
-    throw Error(ErrorCode::INVALID_ARGUMENT, format("n_threads is %d, but must be 0 (automatic) to %d", n_threads, kMostThreads));
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                format("n_threads is %d, but must be 0 (automatic) to %d", n_threads, kMostThreads));
   return n_threads ? n_threads : std::min(cpu_cores(), kMostThreads);
 }
 

@@ -94,12 +94,14 @@ class Run {
     return Finish::NONE;
   }
 
-  // Guess tokens behind the last one into draft_[1 ...]. Only such whose pass has the bits of single steps: rotary angles must
-  // not change on the way. Wrong guesses make the next one shorter, right ones longer.
+  // Guess tokens behind the last one into draft_[1 ...]. Only such whose pass has the bits of single steps: rotary
+  // angles must not change on the way. Wrong guesses make the next one shorter, right ones longer.
   int guess(int length) {
     if (settings_.draft == 0) return 0;
-    if (last_guess_ > 0) ahead_ = accepted_ == last_guess_ ? std::min(2 * ahead_, settings_.draft) : std::max(1, accepted_);
-    const int64_t left = settings_.max_new_tokens < 0 ? kMostDraft : settings_.max_new_tokens - int64_t(answer_.size()) - 1;
+    if (last_guess_ > 0)
+      ahead_ = accepted_ == last_guess_ ? std::min(2 * ahead_, settings_.draft) : std::max(1, accepted_);
+    const int64_t left =
+        settings_.max_new_tokens < 0 ? kMostDraft : settings_.max_new_tokens - int64_t(answer_.size()) - 1;
     const int64_t room = session_.max_context() - session_.sequence().length() - 1;
     const int most = int(std::min<int64_t>({ahead_, left, room, session_.executor().chunk() - 1}));
     accepted_ = 0;
@@ -184,7 +186,8 @@ class Run {
   Buffer<float> logits_;  // [1 + draft, stride_] behind the last token and behind each guess
   int row_ = 0;           // of these, that behind the last token
   int drafted_ = 0;       // guesses of the last pass that are in the sequence
-  int ahead_ = settings_.draft, last_guess_ = 0, accepted_ = 0;  // how many to guess; of the last pass, guessed and right
+  int ahead_ = settings_.draft;  // how many to guess
+  int last_guess_ = 0, accepted_ = 0;  // of the last pass, guessed and right
   int32_t draft_[1 + kMostDraft];
   std::vector<int32_t> answer_, history_;
   size_t told_ = 0;       // tokens of the answer that the constraint knows
@@ -210,8 +213,8 @@ void check_generation(const Generation& settings) {
   need(settings.draft >= 0 && settings.draft <= kMostDraft, "draft", settings.draft, "0 to 16");
 }
 
-Finish generate(Session& session, const SequenceInput& input, const Generation& settings, const GenerationEvents& events,
-                Timing& timing) {
+Finish generate(Session& session, const SequenceInput& input, const Generation& settings,
+                const GenerationEvents& events, Timing& timing) {
   session.check(input, 0);
   check_generation(settings);
   timing = {};

@@ -13,7 +13,8 @@ namespace rkllm {
 
 enum class Finish : int { NONE = 0, STOP = 1, LENGTH = 2, CONTEXT = 3, ABORT = 4, ERROR = 5 };
 
-// Fills the mask of the tokens that may come next from those chosen since the last call. Returns false when nothing may.
+// Fills the mask of the tokens that may come next from those chosen since the last call. Returns false when nothing
+// may.
 using Constraint = std::function<bool(const int32_t* tokens, size_t n_tokens, std::vector<uint32_t>& mask)>;
 
 struct Generation {
@@ -55,10 +56,10 @@ struct Timing {
   int32_t accepted_tokens = 0;
 };
 
-// Run the input, which is the whole sequence (what the session has in common with it is kept), and pass each sampled token to
-// on_token until something ends the run. End tokens are not passed on. The input must stay where it is.
+// Run the input, which is the whole sequence (what the session has in common with it is kept), and pass each sampled
+// token to on_token until something ends the run. End tokens are not passed on. The input must stay where it is.
 // Throws Error(INVALID_ARGUMENT / CONTEXT_FULL) before anything is computed.
-Finish generate(Session& session, const SequenceInput& input, const Generation& settings, const GenerationEvents& events,
-                Timing& timing);
+Finish generate(Session& session, const SequenceInput& input, const Generation& settings,
+                const GenerationEvents& events, Timing& timing);
 
 }  // namespace rkllm

@@ -67,8 +67,9 @@ void Runtime::set_logprobs(const Logprobs* logprobs) {
 Logprobs Runtime::logprobs() const {
   std::lock_guard<std::mutex> lock(mutex_);
   if (!logprobs_)
-    throw Error(ErrorCode::INVALID_ARGUMENT,
-                "no token with log-probabilities is being delivered; set the option logprobs and ask inside the callback");
+    throw Error(
+        ErrorCode::INVALID_ARGUMENT,
+        "no token with log-probabilities is being delivered; set the option logprobs and ask inside the callback");
   return *logprobs_;
 }
 

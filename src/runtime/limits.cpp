@@ -40,8 +40,10 @@ Limits measure_limits(int n_threads, const Kernels& kernels) {
   const double read = best_seconds(kTries, [&] {
     all(int(kBytes / kPart), [&](int item) { return kernels.read_memory(memory.data() + item * kPart, kPart); });
   });
-  const double integer = best_seconds(kTries, [&] { all(n_threads, [&](int) { return kernels.integer_peak(kSteps); }); });
-  const double floating = best_seconds(kTries, [&] { all(n_threads, [&](int) { return kernels.float_peak(kSteps); }); });
+  const double integer =
+      best_seconds(kTries, [&] { all(n_threads, [&](int) { return kernels.integer_peak(kSteps); }); });
+  const double floating =
+      best_seconds(kTries, [&] { all(n_threads, [&](int) { return kernels.float_peak(kSteps); }); });
   const double operations = kSteps * kOperations * n_threads * 1e-9;
   return {double(kBytes) * 1e-9 / read, operations / integer, operations / 4 / floating};
 }

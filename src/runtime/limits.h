@@ -8,7 +8,8 @@ namespace rkllm {
 
 struct Limits {
   double read_gbs;      // memory read in order, 10^9 bytes per second, all threads together
-  double integer_gops;  // 8-bit multiplications and additions as the kernels do them, 10^9 per second, all threads together
+  double integer_gops;  // 8-bit multiplications and additions as the kernels do them, 10^9 per second, by all
+                        // threads
   double float_gflops;  // the same of 32-bit floats
 };
 

@@ -17,8 +17,8 @@ struct Linear {
   Matrix weight;
   Buffer<float> bias;  // padded; empty: none
   int n_heads = 1;     // matrices, one below the other, that are multiplied each for its own head
-  // What conversion multiplied the columns by and divided the rows by, elsewhere in the model the reverse; empty: nothing.
-  // The weight contains it; who adds something made for the matrix as it was needs it.
+  // What conversion multiplied the columns by and divided the rows by, elsewhere in the model the reverse; empty:
+  // nothing. The weight contains it; who adds something made for the matrix as it was needs it.
   Buffer<float> in_factors, out_factors;  // padded
 };
 

@@ -55,7 +55,8 @@ void for_blocks(const std::vector<Addition>& additions, Linear LowRank::*side, i
       if (item < blocks) {
         const int row_blocks = (each.n + kRows - 1) / kRows;
         const int row = item % row_blocks * kRows, tile = item / row_blocks * step;
-        body(each, own, row, std::min(kRows, each.n - row), tile, std::min(step, int(linear.weight.layout.tiles) - tile));
+        body(each, own, row, std::min(kRows, each.n - row), tile,
+             std::min(step, int(linear.weight.layout.tiles) - tile));
         return;
       }
       item -= blocks;

@@ -23,16 +23,18 @@ std::vector<int64_t> shares(size_t n_images, const std::vector<int64_t>& counts,
     throw Error(ErrorCode::INVALID_ARGUMENT, format(what, a, b));
   };
   if (n_images == 0)
-    say("the prompt has %lld <image> placeholders for %lld image tokens; write <image> where the image belongs", 0, n_embedded);
+    say("the prompt has %lld <image> placeholders for %lld image tokens; write <image> where the image belongs", 0,
+        n_embedded);
   if (counts.empty()) {
     if (n_embedded < 1 || n_embedded % int64_t(n_images))
-      say("%lld image tokens cannot be shared by %lld <image> placeholders; give as many for each, or the option image_tokens",
+      say("%lld image tokens cannot be shared by %lld <image> placeholders; give as many for each, or the "
+          "option image_tokens",
           n_embedded, static_cast<long long>(n_images));
     return std::vector<int64_t>(n_images, n_embedded / int64_t(n_images));
   }
   if (counts.size() != n_images)
-    say("image_tokens names %lld images, but the prompt has %lld <image> placeholders", static_cast<long long>(counts.size()),
-        static_cast<long long>(n_images));
+    say("image_tokens names %lld images, but the prompt has %lld <image> placeholders",
+        static_cast<long long>(counts.size()), static_cast<long long>(n_images));
   const int64_t sum = std::accumulate(counts.begin(), counts.end(), int64_t(0));
   if (sum != n_embedded) say("image_tokens adds up to %lld, but there are %lld image tokens", sum, n_embedded);
   return counts;
@@ -45,7 +47,8 @@ std::vector<int32_t> multimodal_ids(const Tokenizer& tokenizer, const std::strin
   const std::vector<std::string> pieces = split(prompt, kImagePlaceholder);
   const std::vector<int64_t> images = shares(pieces.size() - 1, counts, n_embedded);
 
-  // A content that is a token of its own stands in the text, so that what is around it is read as it would be around that.
+  // A content that is a token of its own stands in the text, so that what is around it is read as it would be around
+  // that.
   const int32_t content = tags.content.empty() ? -1 : tokenizer.id_of(tags.content);
   if (content >= 0 && tokenizer.is_special(content)) {
     std::string text = pieces[0];

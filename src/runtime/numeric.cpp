@@ -15,7 +15,8 @@ namespace {
 constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 constexpr double kHalfPiHigh = 1.57079632673412561417e+00, kHalfPiLow = 6.07710050650619224932e-11;
 
-// 1 / i!: divisions would take most of the time of an exponential, and sampling needs one for each token of a vocabulary.
+// 1 / i!: divisions would take most of the time of an exponential, and sampling needs one for each token of a
+// vocabulary.
 constexpr double kInverseFactorials[] = {1.0,         1.0,          1.0 / 2,       1.0 / 6,        1.0 / 24,
                                          1.0 / 120,   1.0 / 720,    1.0 / 5040,    1.0 / 40320,    1.0 / 362880,
                                          1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};

@@ -85,23 +85,40 @@ struct RunOption {
 };
 
 const RunOption kRunOptions[] = {
-    {"max_new_tokens", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.max_new_tokens = int32_t(integer(n, v, -1, INT32_MAX)); }},
-    {"top_k", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.top_k = int32_t(integer(n, v, INT32_MIN, INT32_MAX)); }},
+    {"max_new_tokens",
+     [](RunSettings& s, auto&, auto& n, auto& v) {
+       s.generation.max_new_tokens = int32_t(integer(n, v, -1, INT32_MAX));
+     }},
+    {"top_k",
+     [](RunSettings& s, auto&, auto& n, auto& v) {
+       s.generation.sampling.top_k = int32_t(integer(n, v, INT32_MIN, INT32_MAX));
+     }},
     {"top_p", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.top_p = number(n, v); }},
     {"temperature", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.temperature = number(n, v); }},
-    {"repeat_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.repeat_penalty = number(n, v); }},
-    {"frequency_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.frequency_penalty = number(n, v); }},
-    {"presence_penalty", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.presence_penalty = number(n, v); }},
-    {"mirostat", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat = int32_t(integer(n, v, 0, 2)); }},
-    {"mirostat_tau", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat_tau = number(n, v); }},
-    {"mirostat_eta", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat_eta = number(n, v); }},
+    {"repeat_penalty",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.repeat_penalty = number(n, v); }},
+    {"frequency_penalty",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.frequency_penalty = number(n, v); }},
+    {"presence_penalty",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.presence_penalty = number(n, v); }},
+    {"mirostat",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat = int32_t(integer(n, v, 0, 2)); }},
+    {"mirostat_tau",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat_tau = number(n, v); }},
+    {"mirostat_eta",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.mirostat_eta = number(n, v); }},
     {"min_p", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.sampling.min_p = number(n, v); }},
     {"logit_bias", set_logit_bias},
     {"stop", [](RunSettings& s, auto&, auto&, auto& v) { s.generation.stop = parts(v, kStopSeparator); }},
-    {"logprobs", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.logprobs = int32_t(integer(n, v, -1, kMostLogprobs)); }},
+    {"logprobs",
+     [](RunSettings& s, auto&, auto& n, auto& v) {
+       s.generation.logprobs = int32_t(integer(n, v, -1, kMostLogprobs));
+     }},
     {"ignore_eos", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.ignore_eos = integer(n, v, 0, 1) != 0; }},
-    {"n_keep", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.n_keep = int32_t(integer(n, v, -1, INT32_MAX)); }},
-    {"draft", [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.draft = int32_t(integer(n, v, 0, kMostDraft)); }},
+    {"n_keep",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.n_keep = int32_t(integer(n, v, -1, INT32_MAX)); }},
+    {"draft",
+     [](RunSettings& s, auto&, auto& n, auto& v) { s.generation.draft = int32_t(integer(n, v, 0, kMostDraft)); }},
     {"seed", [](RunSettings& s, auto&, auto&, auto& v) { set_seed(s, v); }},
     {"lora", [](RunSettings& s, Executor& e, auto&, auto& v) { s.adapter = e.adapters().find(v); }},
 };
@@ -167,7 +184,8 @@ void set_option(Runtime& runtime, const std::string& name, const std::string& va
   if (set_prompt_option(runtime.prompt, name, value)) return;
   const auto option = find(kHandleOptions, name);
   if (option != std::end(kHandleOptions)) option->set(runtime, name, value);
-  else if (find(kRunOptions, name) != std::end(kRunOptions)) set_run_option(runtime.settings, *runtime.executor, name, value);
+  else if (find(kRunOptions, name) != std::end(kRunOptions))
+    set_run_option(runtime.settings, *runtime.executor, name, value);
   else refuse_name(name, names_of(kRunOptions) + ", " + names_of(kPromptOptions) + ", " + names_of(kHandleOptions));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all .rkllm files share, be they models, adapters or prompt caches: their kind, version and checksums, and tensors
-// under names.
+// What all .rkllm files share, be they models, adapters or prompt caches: their kind, version and checksums, and
+// tensors under names.
 #pragma once
 
 #include <string>

@@ -8,9 +8,9 @@
 namespace rkllm {
 
 Rope::Rope(const Spec& spec, std::vector<float> frequencies, std::vector<float> long_frequencies)
-    : frequencies_(std::move(frequencies)), long_frequencies_(std::move(long_frequencies)), dynamic_factor_(spec.rope_dynamic_factor),
-      doubling_(spec.rope_doubling != 0), original_context_(int(spec.rope_original_context)),
-      magnitude_(spec.rope_magnitude) {}
+    : frequencies_(std::move(frequencies)), long_frequencies_(std::move(long_frequencies)),
+      dynamic_factor_(spec.rope_dynamic_factor), doubling_(spec.rope_doubling != 0),
+      original_context_(int(spec.rope_original_context)), magnitude_(spec.rope_magnitude) {}
 
 // What dynamic NTK multiplies the base by, to the power of (d - 2) / d.
 double Rope::growth(int length) const {

@@ -63,13 +63,15 @@ RunInput read_input(const RKLLMInput& input) {
 
 void prepare(RunInput& input, const Session& session, const PromptRules& rules, bool begins) {
   if (input.type != RKLLM_INPUT_PROMPT && input.type != RKLLM_INPUT_MULTIMODAL) return;
-  if (input.prompt.empty()) throw Error(ErrorCode::INVALID_ARGUMENT, "the prompt is empty; give at least one character");
+  if (input.prompt.empty())
+    throw Error(ErrorCode::INVALID_ARGUMENT, "the prompt is empty; give at least one character");
   const Tokenizer& tokenizer = *session.model().tokenizer;
   const int64_t n_embedded = input.type == RKLLM_INPUT_MULTIMODAL ? input.sequence.n : 0;
   if (n_embedded > session.max_context())
-    throw Error(ErrorCode::CONTEXT_FULL,
-                format("the prompt has %lld image tokens, but max_context_len is %d; use fewer or raise max_context_len",
-                       static_cast<long long>(n_embedded), session.max_context()));
+    throw Error(
+        ErrorCode::CONTEXT_FULL,
+        format("the prompt has %lld image tokens, but max_context_len is %d; use fewer or raise max_context_len",
+               static_cast<long long>(n_embedded), session.max_context()));
   input.ids = input.type == RKLLM_INPUT_PROMPT
                   ? tokenizer.encode(input.prompt, true)
                   : multimodal_ids(tokenizer, input.prompt, rules.tags, rules.image_tokens, n_embedded);
@@ -182,7 +184,8 @@ Constraint constraint_of(const Runtime& runtime) {
 
 void save_prompt_cache(const Session& session, const std::string& path) {
   session.save(path);
-  log(1, 'I', format("saved a prompt cache with prompt size of %d tokens to '%s'", session.sequence().length(), path.c_str()));
+  log(1, 'I',
+      format("saved a prompt cache with prompt size of %d tokens to '%s'", session.sequence().length(), path.c_str()));
 }
 
 // Compute and deliver everything but the end. Throws Error.

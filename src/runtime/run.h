@@ -23,8 +23,8 @@ struct RunInput {
 // Throws Error(INVALID_ARGUMENT).
 RunInput read_input(const RKLLMInput& input);
 
-// Turn the prompt of an input, if it has one, into ids, so that `sequence` is complete. A sequence that begins gets the begin
-// token where the tokenizer or the rules ask for one and the text does not begin with it already.
+// Turn the prompt of an input, if it has one, into ids, so that `sequence` is complete. A sequence that begins gets the
+// begin token where the tokenizer or the rules ask for one and the text does not begin with it already.
 // Throws Error(INVALID_ARGUMENT / CONTEXT_FULL).
 void prepare(RunInput& input, const Session& session, const PromptRules& rules, bool begins);
 

@@ -162,7 +162,8 @@ double Sampler::surprise(const Candidate& candidate, double log_total) const {
   return (log_total - log_weight) / kLn2;
 }
 
-// To be called when no candidate is ranked or all are: only then their order, and so the rounding, is the same everywhere.
+// To be called when no candidate is ranked or all are: only then their order, and so the rounding, is the same
+// everywhere.
 double Sampler::total_weight(double temperature) const {
   double total = 0.0;
   for (const Candidate& candidate : candidates_) total += weight(candidate, temperature);

@@ -64,7 +64,8 @@ void check_kv_type(const Container& file, KvType type) {
 Positions read_positions(const Container& file, const Spec& spec) {
   const std::vector<int64_t> keys = file.get_ints("rkllm.cache.tokens");
   if (keys.empty() || keys.size() > spec.max_context)
-    refuse(file, format("rkllm.cache.tokens has %zu elements, but 1 to %u are possible", keys.size(), spec.max_context));
+    refuse(file,
+           format("rkllm.cache.tokens has %zu elements, but 1 to %u are possible", keys.size(), spec.max_context));
   Positions positions;
   for (int64_t key : keys) {
     if (key >= int64_t(spec.vocab_size))

@@ -37,7 +37,8 @@ void Session::check(const SequenceInput& input, int64_t at) const {
   if (input.n > max_context() - at)
     throw Error(ErrorCode::CONTEXT_FULL,
                 at ? format("the input has %lld tokens behind %lld, but max_context_len is %d; truncate the session or "
-                            "raise max_context_len", static_cast<long long>(input.n), static_cast<long long>(at), max_context())
+                            "raise max_context_len",
+                            static_cast<long long>(input.n), static_cast<long long>(at), max_context())
                    : format("the prompt has %lld tokens, but max_context_len is %d; shorten the prompt or raise "
                             "max_context_len", static_cast<long long>(input.n), max_context()));
   int64_t n_embedded = input.ids ? 0 : input.n;
@@ -83,8 +84,9 @@ std::shared_ptr<const Adapter> Session::adapter_of(const SavedState& state) cons
   if (!state.adapter) return nullptr;
   std::shared_ptr<const Adapter> adapter = executor_->adapters().find_fingerprint(state.adapter);
   if (!adapter)
-    throw Error(ErrorCode::MODEL_FILE, state.file->path() + ": was saved with a LoRA adapter that is not loaded, or not "
-                                                            "with that scale; load the adapter first");
+    throw Error(ErrorCode::MODEL_FILE,
+                state.file->path() + ": was saved with a LoRA adapter that is not loaded, or not with that scale; load "
+                                     "the adapter first");
   return adapter;
 }
 
@@ -98,8 +100,9 @@ void Session::restore(const std::string& path) {
   const std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache());
   const int n = state->positions.length();
   if (n > max_context())
-    throw Error(ErrorCode::CONTEXT_FULL, format("%s: has %d positions, but max_context_len is %d; raise max_context_len",
-                                                path.c_str(), n, max_context()));
+    throw Error(ErrorCode::CONTEXT_FULL,
+                format("%s: has %d positions, but max_context_len is %d; raise max_context_len", path.c_str(), n,
+                       max_context()));
   use_adapter(adapter_of(*state));
   restore_state(*state, n, *sequence_);
   prompt_length_ = state->prompt_length;
@@ -139,7 +142,8 @@ Segment Session::segment(const SequenceInput& rows, int length) {
   return {&sequence_->cache(), adapter_.get(), rows.ids, rows.embed, int(rows.n), sequence_->length(), length};
 }
 
-// Append the rows in chunks; after_chunk(row, rows, workspace, pool) sees the hidden states of each. False when aborted.
+// Append the rows in chunks; after_chunk(row, rows, workspace, pool) sees the hidden states of each. Returns false when
+// aborted.
 template <class AfterChunk>
 bool Session::run(const SequenceInput& input, int length, const AfterChunk& after_chunk) {
   const int64_t dim = model().spec.dim;
@@ -188,8 +192,8 @@ void Session::compute_anew(int length) {
   for (uint64_t key : sequence_->keys()) ids.push_back(token_of(key));
   if (std::count(ids.begin(), ids.end(), -1))
     throw Error(ErrorCode::UNSUPPORTED_MODEL,
-                format("a session with embeddings cannot grow beyond %d positions with this model, whose keys change there",
-                       sequence_->length()));
+                format("a session with embeddings cannot grow beyond %d positions with this model, whose keys change "
+                       "there", sequence_->length()));
   truncate(0);
   if (!run({ids.data(), nullptr, int64_t(ids.size())}, length, [](int64_t, int, Workspace&, ThreadPool&) {}))
     throw Error(ErrorCode::ABORTED, "the step was aborted");

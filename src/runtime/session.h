@@ -51,8 +51,8 @@ class Session {
   void use_adapter(std::shared_ptr<const Adapter> adapter);
   const std::shared_ptr<const Adapter>& adapter() const { return adapter_; }
 
-  // Keep the longest prefix of the whole sequence `input` that the session or (with_loaded) a loaded prompt cache has, but so
-  // much less that a row is left to run. Returns its length.
+  // Keep the longest prefix of the whole sequence `input` that the session or (with_loaded) a loaded prompt cache has,
+  // but so much less that a row is left to run. Returns its length.
   int keep_common(const SequenceInput& input, bool with_loaded = true);
 
   // Write the state to a prompt cache file. Throws Error(INVALID_ARGUMENT / MODEL_FILE).
@@ -69,15 +69,15 @@ class Session {
   // The length to decode the next token at: that of the prompt where the rotary base follows prompts only.
   int next_length() const;
 
-  // Append rows of a sequence that will be `length` long as far as it is known. Rows must have been checked. all: nullptr, or
-  // room for the logits behind each row, [input.n, vocab_size]. False when aborted; what has been computed stays.
+  // Append rows of a sequence that will be `length` long as far as it is known. Rows must have been checked. all: nullptr,
+  // or room for the logits behind each row, [input.n, vocab_size]. False when aborted; what has been computed stays.
   bool append(const SequenceInput& input, int length, float* all = nullptr);
 
   // Append n tokens, chunk() at most, in one pass; out = [n, padded(vocab_size)] logits behind each.
   void decode(const int32_t* ids, int n, int length, float* out);
 
-  // Append one token to each of n sessions of one executor in one pass, or as few as chunk() allows. Ids and the room for
-  // them must have been checked.
+  // Append one token to each of n sessions of one executor in one pass, or as few as chunk() allows. Ids and the room
+  // for them must have been checked.
   static void step(Session* const* sessions, const int32_t* ids, int n);
 
   // [padded(vocab_size)] behind the last position; nullptr: there are none.

@@ -98,7 +98,8 @@ void check(const Container& file, const Spec& s) {
       refuse(file, "latent attention has no logn_context, qk_norms, rope_local or unrotated_layer_period");
     if (uint64_t(s.n_heads) * std::max(s.v_head_dim, key_dim(s)) > kMostColumns)
       refuse(file, format("%u heads of latent attention are more than %u columns", s.n_heads, kMostColumns));
-    if (!(s.lora_norm_eps >= 0.0f && s.lora_norm_eps < 1.0f)) refuse(file, "lora_norm_eps is not a small positive number");
+    if (!(s.lora_norm_eps >= 0.0f && s.lora_norm_eps < 1.0f))
+      refuse(file, "lora_norm_eps is not a small positive number");
   }
   const auto within_f = [&](const char* name, float value, bool zero_too) {
     if (!((zero_too ? value >= 0.0f : value > 0.0f) && value < 1e6f))
@@ -135,7 +136,8 @@ void check(const Container& file, const Spec& s) {
   known("activation", s.activation, "silu", "gelu");
   known("norm_type", s.norm_type, "rms", "layer");
   if (!s.ffn_gated && s.activation != "gelu")
-    throw Error(ErrorCode::UNSUPPORTED_MODEL, file.path() + ": a feed-forward layer without gate needs activation gelu");
+    throw Error(ErrorCode::UNSUPPORTED_MODEL,
+                file.path() + ": a feed-forward layer without gate needs activation gelu");
 }
 
 }  // namespace

@@ -28,8 +28,8 @@ struct Spec {
 #undef SPEC_TYPE_string
 };
 
-// Width of a key and of a value in the KV cache. With latent attention one key, [latent, rotated part], serves all heads,
-// and its latent is the value.
+// Width of a key and of a value in the KV cache. With latent attention one key, [latent, rotated part], serves all
+// heads, and its latent is the value.
 inline uint32_t key_dim(const Spec& s) { return s.kv_lora_rank ? s.kv_lora_rank + s.rope_dim : s.head_dim; }
 inline uint32_t value_dim(const Spec& s) { return s.kv_lora_rank ? s.kv_lora_rank : s.head_dim; }
 

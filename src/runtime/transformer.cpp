@@ -33,7 +33,8 @@ Workspace::Workspace(const Model& model, int max_rows, int max_positions, int n_
       latent_stride(model.spec.kv_lora_rank ? padded(int64_t(model.spec.n_heads) * key_dim(model.spec)) : 0),
       values_stride(padded(int64_t(model.spec.n_heads) * model.spec.v_head_dim)),
       q_a_stride(padded(model.spec.q_lora_rank)),
-      scratch_stride(latent_stride ? max_rows * head_slot(std::max(model.spec.kv_lora_rank, model.spec.v_head_dim)) : 0),
+      scratch_stride(
+          latent_stride ? max_rows * head_slot(std::max(model.spec.kv_lora_rank, model.spec.v_head_dim)) : 0),
       q_latent(max_rows * latent_stride), values(max_rows * values_stride), q_a(max_rows * q_a_stride),
       scratch(n_threads * scratch_stride) {
   rows.reserve(size_t(max_rows));
@@ -53,8 +54,8 @@ void add_adapters(Workspace& w, int first, int n, std::initializer_list<Product>
     const int begin = std::max(run.first, first) - first, end = std::min(run.first + run.n, first + n) - first;
     for (const Product& product : products)
       if (const LowRank* low_rank = end > begin ? run.adapter->find(*product.linear) : nullptr)
-        w.additions.push_back({low_rank, run.adapter->scale, w.activations.data() + begin * x_stride, x_stride, end - begin,
-                               product.y + begin * product.y_stride, product.y_stride});
+        w.additions.push_back({low_rank, run.adapter->scale, w.activations.data() + begin * x_stride, x_stride,
+                               end - begin, product.y + begin * product.y_stride, product.y_stride});
   }
   if (!w.additions.empty()) add_low_rank(w.additions, w.between, kernels, pool);
 }
@@ -101,8 +102,10 @@ struct Pass {
   }
 
   void norm_row(const Norm& norm, const float* x, float* out) const {
-    if (norm.bias.size()) kernels.layer_norm(x, norm.weight.data(), norm.bias.data(), spec.norm_eps, int(spec.dim), out);
-    else kernels.rms_norm(x, norm.weight.data(), spec.norm_eps, int(spec.dim), out);
+    if (norm.bias.size())
+      kernels.layer_norm(x, norm.weight.data(), norm.bias.data(), spec.norm_eps, int(spec.dim), out);
+    else
+      kernels.rms_norm(x, norm.weight.data(), spec.norm_eps, int(spec.dim), out);
   }
 
   // normed = norm(x)
@@ -163,7 +166,8 @@ struct Pass {
   }
 
   void head_attention(const Layer& layer, int index) const {
-    multiply({{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride}, {&layer.v, w.v.data(), w.kv_stride}});
+    multiply({{&layer.q, w.q.data(), w.q_stride}, {&layer.k, w.k.data(), w.kv_stride},
+              {&layer.v, w.v.data(), w.kv_stride}});
     rotate_and_store(index);
     attend_layer(index, w.q, w.q_stride);
     w.activations.set(w.mixed.data(), w.mixed_stride, n, layer.output.weight.cols);
@@ -191,7 +195,8 @@ struct Pass {
       for (int h = 0; h < heads; h++) {
         float* rotated = w.q.data() + t * w.q_stride + (h + 1) * head_dim - rope_dim;
         kernels.rotate(rotated, w.cosines.data() + int64_t(t) * half, w.sines.data() + int64_t(t) * half, half);
-        memcpy(w.q_latent.data() + t * w.latent_stride + h * key_width + latent, rotated, size_t(rope_dim) * sizeof(float));
+        memcpy(w.q_latent.data() + t * w.latent_stride + h * key_width + latent, rotated,
+               size_t(rope_dim) * sizeof(float));
       }
     });
     attend_layer(index, w.q_latent, w.latent_stride);
@@ -271,8 +276,10 @@ void project(const Model& model, Workspace& workspace, int first, int n, float* 
   }
   if (spec.logit_softcap == 0.0f && spec.logit_scale == 1.0f) return;
   pool.run(n, [&](int t, int) {
-    if (spec.logit_softcap > 0.0f) kernels().softcap(out + t * stride, spec.logit_scale, spec.logit_softcap, int(stride));
-    else kernels().scale(out + t * stride, spec.logit_scale, int(stride));
+    if (spec.logit_softcap > 0.0f)
+      kernels().softcap(out + t * stride, spec.logit_scale, spec.logit_softcap, int(stride));
+    else
+      kernels().scale(out + t * stride, spec.logit_scale, int(stride));
   });
 }
 

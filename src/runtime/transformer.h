@@ -13,8 +13,8 @@
 
 namespace rkllm {
 
-// New rows of one sequence, at positions position ... position + n - 1. A row is a token of ids or, where ids is nullptr or
-// the id is negative, the next row of embed.
+// New rows of one sequence, at positions position ... position + n - 1. A row is a token of ids or, where ids is
+// nullptr or the id is negative, the next row of embed.
 struct Segment {
   KvCache* cache;
   const Adapter* adapter;  // or nullptr
@@ -62,8 +62,8 @@ struct Workspace {
   Buffer<float> between;
 };
 
-// Append the rows of all segments, max_rows at most together, to their caches and leave their final hidden states (after the last
-// norm) in workspace.normed, one segment behind the other. Bits do not depend on what shares the pass.
+// Append the rows of all segments, max_rows at most together, to their caches and leave their final hidden states
+// (after the last norm) in workspace.normed, one segment behind the other. Bits do not depend on what shares the pass.
 void forward(const Model& model, const Segment* segments, int n_segments, Workspace& workspace, ThreadPool& pool);
 
 // out[i] = logits of hidden state first + i, n rows of padded(vocab_size) floats.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The queue of the binding by itself, with a producer thread, to be run under the sanitizers as well: every entry
- * arrives once and in order, the end is never lost, a full queue waits, and letting go in any order frees everything. */
+ * arrives once and in order, the end is never lost, a full queue waits, and letting go in any order frees
+ * everything. */
 #include <stdio.h>
 
 #include "_queue.h"
@@ -111,7 +112,8 @@ static void text_of_the_end_is_read_where_the_library_brings_it(int reads_end) {
 }
 
 /* Stands for rkllm_ext_token_logprobs: the n-th call gives n, and n % 3 alternatives. */
-static int count_logprobs(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity, size_t* count) {
+static int count_logprobs(LLMHandle handle, float* chosen, int32_t* ids, float* logprobs, size_t capacity,
+                          size_t* count) {
   int* calls = (int*)handle;
   size_t i;
   *chosen = (float)++*calls;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fuzzes prompt caches of the model that RKLLM_FUZZ_MODEL names: any file, its checksums made right, is either refused with
-// a sentence that names it, or gives a session that goes on, and a beginning for prompts.
+// Fuzzes prompt caches of the model that RKLLM_FUZZ_MODEL names: any file, its checksums made right, is either refused
+// with a sentence that names it, or gives a session that goes on, and a beginning for prompts.
 #include <algorithm>
 
 #include "memory_file.h"

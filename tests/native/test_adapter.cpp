@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoRA adapters through the C interface: chosen by name, switched, released, in sessions that share a pass. The files are
-// lora_a.rkllm and lora_b.rkllm of the folder RKLLM_TEST_MODELS.
+// LoRA adapters through the C interface: chosen by name, switched, released, in sessions that share a pass. The files
+// are lora_a.rkllm and lora_b.rkllm of the folder RKLLM_TEST_MODELS.
 #include <cmath>
 #include <cstring>
 #include <memory>

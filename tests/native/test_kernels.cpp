@@ -60,8 +60,9 @@ Rows quantized(const Kernels& table, int bits, const std::vector<float>& x, int 
   const int groups = (k + group - 1) / group;
   Rows rows(k, groups, n);
   for (int t = 0; t < n; t++) {
-    const QuantizedRow out = {k, group, &rows.hi[size_t(t * k)], &rows.lo[size_t(t * k)], &rows.scales[size_t(t * groups)],
-                              &rows.hi_sums[size_t(t * groups)], &rows.lo_sums[size_t(t * groups)]};
+    const QuantizedRow out = {k, group, &rows.hi[size_t(t * k)], &rows.lo[size_t(t * k)],
+                              &rows.scales[size_t(t * groups)], &rows.hi_sums[size_t(t * groups)],
+                              &rows.lo_sums[size_t(t * groups)]};
     (bits == 16 ? table.quantize_a16 : table.quantize_a8)(&x[size_t(t * cols)], cols, out);
   }
   return rows;

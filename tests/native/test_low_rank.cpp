@@ -31,7 +31,8 @@ struct Owned {
     pack(format, rows, cols, values.data(), nullptr, bytes.data());
     linear.weight = {&format, rows, cols, layout, bytes.data()};
     linear.n_heads = n_heads;
-    for (int64_t row = 0; row < rows; row++) unpack_row(format, rows, cols, bytes.data(), row, &values[size_t(row * cols)]);
+    for (int64_t row = 0; row < rows; row++)
+      unpack_row(format, rows, cols, bytes.data(), row, &values[size_t(row * cols)]);
   }
 
   double at(int64_t row, int64_t col) const { return double(values[size_t(row * linear.weight.cols + col)]); }
@@ -114,8 +115,8 @@ void bits_depend_on_neither_threads_nor_company() {
     const int64_t x_stride = padded(s.in), y_stride = padded(s.out);
     all.push_back({&pairs[i].low_rank, 0.7f, x[i].data(), x_stride, s.n, together[i].data(), y_stride});
     for (int t = 0; t < s.n; t++)
-      add_low_rank({{&pairs[i].low_rank, 0.7f, &x[i][size_t(t * x_stride)], x_stride, 1, &alone[i][size_t(t * y_stride)],
-                     y_stride}},
+      add_low_rank({{&pairs[i].low_rank, 0.7f, &x[i][size_t(t * x_stride)], x_stride, 1,
+                     &alone[i][size_t(t * y_stride)], y_stride}},
                    other, kernels(), one);
   }
   add_low_rank(all, between, kernels(), four);

@@ -386,8 +386,9 @@ void what_happens_to_a_cache_is_logged_as_the_vendor_has_it() {
   const std::string path = folder / "cache";
   std::string lines;
   CHECK(setenv("RKLLM_LOG_LEVEL", "1", 1) == 0);
-  rkllm_ext_set_log([](const char* line, void* userdata) { *static_cast<std::string*>(userdata) += std::string(line) + "\n"; },
-                    &lines);
+  rkllm_ext_set_log(
+      [](const char* line, void* userdata) { *static_cast<std::string*>(userdata) += std::string(line) + "\n"; },
+      &lines);
   {
     const OpenModel model(1);
     save(model.handle, some_tokens(17), path);

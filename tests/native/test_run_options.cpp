@@ -163,19 +163,16 @@ std::vector<int32_t> tokens_of(LLMHandle handle) {
 }
 
 void mirostat_is_set_by_the_vendors_parameters_as_by_the_options() {
-  const std::string path = model_path("w4a16_g32");
   for (const int version : {1, 2}) {
     RKLLMParam param = rkllm_createDefaultParam();
-    param.model_path = path.c_str();
     param.max_new_tokens = 40;
     param.mirostat = version;
     param.mirostat_tau = 3.0f;
     param.mirostat_eta = 0.5f;
-    LLMHandle handle = nullptr;
-    CHECK(rkllm_init(&handle, &param, record) == 0);
-    CHECK(rkllm_ext_set_option(handle, "seed", "11") == 0 && rkllm_ext_set_option(handle, "ignore_eos", "1") == 0);
-    const std::vector<int32_t> by_param = tokens_of(handle);
-    CHECK(by_param.size() == 40 && rkllm_destroy(handle) == 0);
+    OpenModel configured(param);
+    configured.set("seed", "11");
+    const std::vector<int32_t> by_param = tokens_of(configured.handle);
+    CHECK(by_param.size() == 40);
 
     OpenModel model(40);
     set_all(model, {{"repeat_penalty", "1.1"}, {"temperature", "0.8"}, {"seed", "11"}, {"mirostat_tau", "3"},
@@ -184,6 +181,7 @@ void mirostat_is_set_by_the_vendors_parameters_as_by_the_options() {
     model.set("mirostat", version == 1 ? "1" : "2");
     CHECK(tokens_of(model.handle) == by_param);
   }
+  const std::string path = model_path("w4a16_g32");
   RKLLMParam wrong = rkllm_createDefaultParam();
   wrong.model_path = path.c_str();
   wrong.mirostat = 3;
@@ -223,7 +221,8 @@ void wrong_values_are_refused_and_change_nothing() {
       {"min_p", "-0.1"}, {"logit_bias", "5"}, {"logit_bias", "5:"}, {"logit_bias", ":1"}, {"logit_bias", "-1:1"},
       {"logit_bias", "300:1"}, {"logit_bias", "99999999999:1"}, {"logit_bias", "5:1,"}, {"logit_bias", "5:inf"},
       {"logit_bias", "5:nan"}, {"logit_bias", "5:1 6:1"}, {"stop", "\x1f"}, {"stop", "a\x1f"},
-      {"stop", "a\x1f\x1f" "b"}, {"stop", too_long.c_str()}, {"stop", many.c_str()}, {"logprobs", "21"}, {"logprobs", "-2"}, {"logprobs", "few"}};
+      {"stop", "a\x1f\x1f" "b"}, {"stop", too_long.c_str()}, {"stop", many.c_str()}, {"logprobs", "21"},
+      {"logprobs", "-2"}, {"logprobs", "few"}};
   for (const auto& [name, value] : wrong) {
     const bool refused = rkllm_ext_set_option(model.handle, name, value) == kInvalid;
     if (!refused) fprintf(stderr, "%s = %s was taken\n", name, value);

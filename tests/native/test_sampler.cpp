@@ -13,7 +13,8 @@ namespace {
 using rkllm::Sampler;
 using rkllm::Sampling;
 
-int32_t draw(const Sampling& sampling, std::vector<float> logits, const std::vector<int32_t>& history, uint64_t seed = 1) {
+int32_t draw(const Sampling& sampling, std::vector<float> logits, const std::vector<int32_t>& history,
+             uint64_t seed = 1) {
   return Sampler(sampling, seed).sample(logits.data(), int32_t(logits.size()), history);
 }
 

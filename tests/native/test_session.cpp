@@ -211,7 +211,8 @@ void bad_inputs_end_in_an_error() {
   std::vector<float> rows(64 * 3, 0.125f);
   for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
     rows[64 + 7] = bad;
-    is_refused(model, embed_input(rows.data(), 3), "row 1 of the embeddings has a value that is not finite in column 7");
+    is_refused(model, embed_input(rows.data(), 3),
+               "row 1 of the embeddings has a value that is not finite in column 7");
   }
   is_refused(model, embed_input(rows.data(), size_t{1} << 62), "but max_context_len is 256");
   const std::vector<int32_t> many(257, 3);

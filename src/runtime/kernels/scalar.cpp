@@ -73,7 +73,8 @@ inline void store_bytes(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = int8_t(a.lane[i]);
 }
 inline F to_float(I a) { return each([&](int i) { return float(a.lane[i]); }); }
-// What no int32 holds, NaN too, becomes the least one, as on x86-64: lanes that nobody reads, and numbers of hostile models.
+// What no int32 holds, NaN too, becomes the least one, as on x86-64: lanes that nobody reads, and numbers of hostile
+// models.
 inline I to_int(F a) {
   return ieach([&](int i) {
     const float r = __builtin_rintf(a.lane[i]);

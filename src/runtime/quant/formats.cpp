@@ -63,8 +63,9 @@ void pack_code_row(const Format& format, const int8_t* row, int64_t cols, int64_
     uint8_t& byte = tile[code_index(format, lane, k)];
     if (format.bits == 8) {
       if (code == -128)
-        throw Error(ErrorCode::INVALID_ARGUMENT, rkllm::format("column %lld has the code -128; 8-bit codes are -127 to 127",
-                                                             static_cast<long long>(k)));
+        throw Error(
+            ErrorCode::INVALID_ARGUMENT,
+            rkllm::format("column %lld has the code -128; 8-bit codes are -127 to 127", static_cast<long long>(k)));
       byte = uint8_t(code);
     } else {
       if (code < 0 || code > 15)
@@ -109,8 +110,8 @@ Layout layout_of(const Format& format, int64_t rows, int64_t cols) {
                             static_cast<long long>(kMaxRows), static_cast<long long>(kMaxColumns)));
   if (format.group && cols % format.group)
     throw Error(ErrorCode::INVALID_ARGUMENT,
-                rkllm::format("%s: the group size %d does not divide the input dimension %lld", format.name, format.group,
-                            static_cast<long long>(cols)));
+                rkllm::format("%s: the group size %d does not divide the input dimension %lld", format.name,
+                              format.group, static_cast<long long>(cols)));
   Layout layout;
   layout.tiles = round_up(rows, kTile) / kTile;
   layout.k = format.is_float() ? cols : round_up(cols, 32);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SentencePiece-style models: symbols are characters, those without a token fall back to byte tokens or the unknown one.
+// SentencePiece-style models: symbols are characters, those without a token fall back to byte tokens or the unknown
+// one.
 #include "bpe.h"
 #include "unicode.h"
 
