@@ -123,8 +123,8 @@ cdef class BaseSession:
             self.leave()
 
     def logprobs(self, token, k):
-        """Return the log-probability of a token behind the last position, and the k (0 ... 20) most probable tokens with
-        theirs, in the model's own distribution."""
+        """Return the log-probability of a token behind the last position, and the k (0 ... 20) most probable tokens
+        with theirs, in the model's own distribution."""
         cdef RKLLMExtSession* session = self.enter()
         try:
             return logprobs_of(ext_session_logits(session), self.vocab_size, number_of(token, "the token"),
