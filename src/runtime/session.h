@@ -70,7 +70,8 @@ class Session {
   int next_length() const;
 
   // Append rows of a sequence that will be `length` long as far as it is known. Rows must have been checked. all:
-  // nullptr, or room for the logits behind each row, [input.n, vocab_size]. False when aborted; what has been computed stays.
+  // nullptr, or room for the logits behind each row, [input.n, vocab_size]. False when aborted; what has been computed
+  // stays.
   bool append(const SequenceInput& input, int length, float* all = nullptr);
 
   // Append n tokens, chunk() at most, in one pass; out = [n, padded(vocab_size)] logits behind each.
