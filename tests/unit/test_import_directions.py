@@ -45,12 +45,12 @@ PYTHON = {
     "frequencies": "errors board",
     "library": "_rkllm",
     "doctor": "errors board frequencies library",
-    "server": "errors _rkllm constrain conversation llm options results session",
+    "server": "errors _rkllm __init__ constrain conversation llm options session",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora quant "
-    "report sources",
+    "report server sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +74,8 @@ class Answer:
         self._constraint = form
         self._mask_bytes = 4 * ((model.info.vocab_size + 31) // 32)
         self._chosen: list[int] = []  # since the constraint was asked last
-        self._text = TextStream(model.tokens, model.special if request.skip_special else (), request.stop)
+        hidden = model.special.difference(request.visible) if request.skip_special else ()
+        self._text = TextStream(model.tokens, hidden, request.stop)
         self._ends = frozenset() if request.ignore_eos else model.ends
         self.cached = 0
         self.produced = 0
@@ -136,13 +138,13 @@ class Answer:
         if self._seed is not None:
             options, self._seed = {**options, "seed": self._seed}, None
         token = session.choose(mask, options)
-        if token in self._ends:
-            self._finish("stop")
-            return None
         wanted = self.ticket.request.logprobs
         row = Token(token) if wanted is None else Token(token, *session.logprobs(token, wanted))
-        self._chosen.append(token)
         self._count()
+        if token in self._ends:
+            self._finish("stop", end=row)
+            return None
+        self._chosen.append(token)
         text, tokens = self._text.push(row)
         if self._text.stopped:
             self._finish("stop", text, tokens)
@@ -160,8 +162,8 @@ class Answer:
         if self.ticket.timing.first_token is None:
             self.ticket.timing.first_token = time.monotonic()
 
-    def _finish(self, reason: str, text: str = "", tokens: list[Token] | None = None) -> None:
-        rest, more = self._text.finish()
+    def _finish(self, reason: str, text: str = "", tokens: Sequence[Token] = (), end: Token | None = None) -> None:
+        rest, held = self._text.finish()
         self.finish_reason = reason
         self.ticket.timing.finished = time.monotonic()
-        self.ticket.put(Event(self.index, text + rest, (tokens or []) + more, reason))
+        self.ticket.put(Event(self.index, text + rest, [*tokens, *held, *([] if end is None else [end])], reason))

@@ -84,7 +84,8 @@ class Engine:
         self.parallel = parallel
         self.max_queue = max_queue
         self.counters = Counters()
-        self._pool = Pool(model.open_session, parallel + (parallel if kept is None else kept))
+        self.most_sessions = parallel + (parallel if kept is None else kept)
+        self._pool = Pool(model.open_session, self.most_sessions)
         self._waiting: FairQueue[Answer] = FairQueue()
         self._active: list[Answer] = []
         self._changed = threading.Condition()
@@ -140,6 +141,10 @@ class Engine:
         with self._changed:
             self._draining = True
             return self._changed.wait_for(lambda: self.is_idle, timeout)
+
+    def stop_taking(self) -> None:
+        """Refuse new requests from now on."""
+        self._draining = True
 
     @property
     def is_idle(self) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,6 +52,8 @@ class Request:
         Start from what a sequence that is still there has in common with the prompt. Changes the speed only.
     ignore_eos, skip_special : bool
         End tokens do not end an answer; special tokens are left out of its text.
+    visible : collection of int
+        Special tokens that are part of the text all the same.
     timeout : float, optional
         Seconds from now on, waiting included, after which the request fails with DeadlineError.
     client : str
@@ -70,6 +72,7 @@ class Request:
     reuse_prefix: bool = True
     ignore_eos: bool = False
     skip_special: bool = True
+    visible: Collection[int] = ()
     timeout: float | None = None
     client: str = ""
 
@@ -92,7 +95,8 @@ class Event(NamedTuple):
     text : str
         Whole characters. Empty while a token's bytes complete none, or while it may belong to a stop text.
     tokens : list of Token
-        Those that the text is made of; a token comes with the first event that holds a part of its text.
+        Those that the text is made of; a token comes with the first event that holds a part of its text. The end token,
+        which has no text, comes with the last event.
     finish_reason : str or None
         "stop" or "length" with the last event of an answer.
     """
@@ -107,7 +111,7 @@ class Event(NamedTuple):
 class Usage:
     """Tokens of a request: of its prompt, of these those whose state was there already, and of all its answers.
 
-    An end token is none of the answer; those of a stop text are.
+    All tokens that were chosen count: end tokens and those of a stop text, too.
     """
 
     prompt_tokens: int

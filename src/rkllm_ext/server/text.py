@@ -59,7 +59,7 @@ class TextStream:
             self.stopped = True
             cut = min(ends)[1]
         else:
-            cut = len(text) - max(_overlap(text, stop) for stop in self._stop)
+            cut = len(text) - max(overlap(text, stop) for stop in self._stop)
         text, self._held = text[:cut], text[cut:]
         # What begins before the cut is delivered; so are tokens without text of their own when nothing is held.
         edge = self._begun - len(self._held)
@@ -68,6 +68,6 @@ class TextStream:
         return text, ready
 
 
-def _overlap(text: str, stop: str) -> int:
-    # How many of the last characters are a beginning of the stop text, all of it not counted.
+def overlap(text: str, stop: str) -> int:
+    """Return how many of a text's last characters are a beginning of the stop text, all of it not counted."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

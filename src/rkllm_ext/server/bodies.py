@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a body to its fields, or a refusal that names the field that is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from .fields import REFUSED
+from .refusals import Refusal, bad_field
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body.
+
+    Raises
+    ------
+    Refusal
+        It is no JSON, or no object.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves of characters, "\\ud800", are no text
+    except (ValueError, RecursionError) as error:
+        sentence = str(error) if isinstance(error, json.JSONDecodeError) else "it is not JSON in UTF-8"
+        raise Refusal(400, f"the body cannot be read: {sentence}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise Refusal(400, "the body must be a JSON object", code="invalid_json")
+    return value
+
+
+def parsed(kind: type[Model], data: bytes) -> Model:
+    """Return a body's fields.
+
+    Raises
+    ------
+    Refusal
+        A field is unknown, refused, missing or wrong; the sentence names it.
+    """
+    given = json_object(data)
+    for name, value in given.items():
+        if name not in kind.model_fields and name in REFUSED and value is not None:
+            reason, harmless = REFUSED[name]
+            if not any(value == each and type(value) is type(each) for each in harmless):
+                raise bad_field(name, reason, "unsupported_parameter")
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if name not in REFUSED})
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _refusal(error: ValidationError) -> Refusal:
+    # Of a union every branch complains: the complaint that goes deepest is about what was meant.
+    first = max(error.errors(include_url=False, include_input=False), key=lambda each: len(each["loc"]))
+    path = ".".join(str(part) for part in first["loc"] if not _names_a_branch(part))
+    if first["type"] == "extra_forbidden":
+        return bad_field(path, "there is no such field", "unknown_parameter")
+    if first["type"] == "missing":
+        return bad_field(path, "the field is missing", "missing_required_parameter")
+    return bad_field(path, first["msg"][:1].lower() + first["msg"][1:], "invalid_value")
+
+
+def _names_a_branch(part: int | str) -> bool:
+    # pydantic puts the names of types into paths: "function-after[...]", "list[str]", "UserMessage".
+    return isinstance(part, str) and (any(mark in part for mark in "[]-,()") or part[:1].isupper())
