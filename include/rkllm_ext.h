@@ -91,6 +91,9 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *   draft           tokens that a pass looks ahead, guessed from earlier text (prompt lookup), 0 (the default) ... 16;
  *                   changes the speed, never the tokens
  *   kv_type         "f16" (the default; "f32" where the model is fp32), "f32" or "int8": how keys and values are kept
+ *   activations     "auto" (the default): products have the activations that the formats of the weights name, 16-bit
+ *                   ones with 4-bit weights; "int8": 8-bit ones there, faster and less precise. For all sessions of the
+ *                   handle; refused while any is open, and where no matrix has 4 bits
  *   lora            name of a loaded LoRA adapter for runs without lora_params, logits and hidden states; "" (the
  *                   default): none
  *   image_tokens    embeddings of each image of a multimodal prompt, "64,32"; "" (the default): all have as many */

@@ -7,6 +7,7 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ._rkllm import limits
 from .errors import InvalidArgumentError
@@ -21,7 +22,7 @@ class Speed:
 
     Attributes
     ----------
-    model, format, isa, n_threads
+    model, format, isa, n_threads, activations
         What was measured, and with what.
     n_prompt, prefill
         Tokens of the prompt, and how many of them are read per second.
@@ -48,6 +49,7 @@ class Speed:
     memory_share: float
     load_ms: float
     peak_memory_mb: float
+    activations: str
 
 
 def measure(
@@ -56,6 +58,7 @@ def measure(
     n_generated: int = 128,
     threads: Sequence[int | None] = (None,),
     repeats: int = 3,
+    activations: str | None = None,
 ) -> Iterator[Speed]:
     """Yield the speed of a model for each number of threads; None stands for the library's own choice.
 
@@ -67,6 +70,8 @@ def measure(
         Tokens of the prompt (random ones) and of the answer, at least 1 and 2.
     repeats
         Runs of which the medians are given, after one that does not count.
+    activations
+        As in `LLM`.
 
     Raises
     ------
@@ -76,11 +81,14 @@ def measure(
     if n_prompt < 1 or n_generated < 2 or repeats < 1:
         raise InvalidArgumentError("a measurement needs 1 token of a prompt, 2 of an answer, and 1 repeat at least")
     for n_threads in threads:
-        with LLM(path, max_context_len=n_prompt + n_generated, n_threads=n_threads, reuse_prefix=False) as llm:
-            yield _measured(llm, path, n_prompt, n_generated, repeats)
+        settings: dict[str, Any] = {"n_threads": n_threads, "activations": activations, "reuse_prefix": False}
+        with LLM(path, max_context_len=n_prompt + n_generated, **settings) as llm:
+            yield _measured(llm, path, n_prompt, n_generated, repeats, activations or "auto")
 
 
-def _measured(llm: LLM, path: str | os.PathLike[str], n_prompt: int, n_generated: int, repeats: int) -> Speed:
+def _measured(
+    llm: LLM, path: str | os.PathLike[str], n_prompt: int, n_generated: int, repeats: int, activations: str
+) -> Speed:
     import numpy as np
 
     info = llm.info
@@ -110,4 +118,5 @@ def _measured(llm: LLM, path: str | os.PathLike[str], n_prompt: int, n_generated
         memory_share=used / read,
         load_ms=info.load_ms,
         peak_memory_mb=memory,
+        activations=activations,
     )

@@ -81,6 +81,9 @@ class LLM:
         rest. Changes the speed, never the answer.
     kv_type : {"f16", "f32", "int8"}, optional
         How keys and values are kept. None: f16; f32 for `fp32` models.
+    activations : {"auto", "int8"}, optional
+        What matrices are multiplied with. None or "auto": what the model's formats name. "int8": 8-bit activations for
+        4-bit matrices, too, which is faster and less precise; refused for models without any.
     img_start, img_end, img_content : str
         What the model expects before and behind the embeddings of an image, and in their place; see `Multimodal`.
 
@@ -128,6 +131,7 @@ class LLM:
         draft: int = 0,
         reuse_prefix: bool = True,
         kv_type: str | None = None,
+        activations: str | None = None,
         img_start: str = "",
         img_end: str = "",
         img_content: str = "",
@@ -167,7 +171,8 @@ class LLM:
         }
         # What a run may override; every run sets these again, so that an override lasts for one run.
         self._defaults: dict[str, Value] = checked({**settings, **extended})
-        once = checked({k: v for k, v in (("n_threads", n_threads), ("kv_type", kv_type)) if v is not None})
+        chosen = {"n_threads": n_threads, "kv_type": kv_type, "activations": activations}
+        once = checked({name: value for name, value in chosen.items() if value is not None})
         self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
         self._handle = Handle(path, **checked({**settings, **fixed}))
         self._conversations = Conversations(self._handle, self._file)
@@ -383,7 +388,7 @@ class LLM:
         Parameters
         ----------
         path : str or os.PathLike
-            A file of this model and kv_type; its adapter must be loaded.
+            A file of this model, kv_type and activations; its adapter must be loaded.
         **settings
             As for `session`, but for lora; they are not in the file.
 
@@ -392,7 +397,8 @@ class LLM:
         ModelFileError
             The file is missing or damaged.
         InvalidArgumentError
-            It belongs to another model, format, adapter or kv_type, a setting is not possible, or the model is closed.
+            It belongs to another model, format, adapter, kv_type or activations, a setting is not possible, or the
+            model is closed.
 
         Examples
         --------

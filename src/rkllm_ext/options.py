@@ -159,6 +159,7 @@ _MODEL: dict[str, Callable[[str, Any], Value]] = {
     "max_context_len": _integer,
     "n_threads": _integer,
     "kv_type": _text,
+    "activations": _text,
     "img_start": _text,
     "img_end": _text,
     "img_content": _text,

@@ -42,6 +42,7 @@ Executor::Executor(std::shared_ptr<const Model> model, int max_context, int n_th
 
 void Executor::use_workspace(std::unique_ptr<Workspace> workspace, int rows) {
   if (workspace_) workspace->tap = std::move(workspace_->tap);
+  workspace->activations.use_type(activations_);
   workspace_ = std::move(workspace);
   capacity_ = rows;
 }
@@ -62,6 +63,15 @@ void Executor::set_chunk(int rows) {
   const Turn turn(turns_);
   if (rows > capacity_) use_workspace(std::make_unique<Workspace>(*model_, rows, max_context_, pool_->size()), rows);
   chunk_ = rows;
+}
+
+void Executor::set_activations(ActivationType type) {
+  if (type == ActivationType::INT8 && !has_4_bit_matrix(*model_))
+    throw Error(ErrorCode::INVALID_ARGUMENT, "activations int8 are for 4-bit weights, but " + model_->file->path() +
+                                                 " is in " + model_->format + "; leave activations at auto");
+  const Turn turn(turns_);
+  workspace_->activations.use_type(type);
+  activations_ = type;
 }
 
 void Executor::set_tap(Tap tap) {

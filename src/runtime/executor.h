@@ -40,6 +40,9 @@ class Executor {
   void set_threads(int n_threads);
   void set_chunk(int rows);
   void set_tap(Tap tap);
+  // What later passes compute with. Throws Error(INVALID_ARGUMENT) for INT8 when the model has no 4-bit matrix.
+  void set_activations(ActivationType type);
+  ActivationType activations() const { return activations_; }
   Adapters& adapters() { return adapters_; }
   PromptCaches& caches() { return caches_; }
 
@@ -67,6 +70,7 @@ class Executor {
   PromptCaches caches_;
   std::atomic<int> n_threads_{0};
   std::atomic<int> chunk_{0};
+  std::atomic<ActivationType> activations_{ActivationType::AUTO};
   Turns turns_;  // for what follows
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Workspace> workspace_;

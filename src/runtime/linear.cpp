@@ -8,7 +8,7 @@
 namespace rkllm {
 namespace {
 
-constexpr int kUngroupedA16 = 128;  // columns that share a 16-bit activation scale when the weights have no groups
+constexpr int kUngrouped = 128;     // columns that share an activation scale when the 4-bit weights have no groups
 constexpr int kTileStep = 4;        // items are multiples of this many tiles, the widest register block
 constexpr int kItemsPerThread = 8;
 constexpr size_t kMostProducts = 4;  // of one job
@@ -16,16 +16,17 @@ constexpr int64_t kAhead = 2048;     // bytes that float weights are asked for i
 
 int activation_group(const Format& format, int64_t k) {
   if (format.group) return format.group;
-  return format.activation_bits == 16 ? kUngroupedA16 : int(k);
+  return format.bits == 4 ? kUngrouped : int(k);
 }
 
 using Kernel = void (*)(const MatmulTask&, int, int);
 
-Kernel kernel_of(const Format& format, const Kernels& kernels) {
+Kernel kernel_of(const Format& format, ActivationType type, const Kernels& kernels) {
+  const bool wide = activation_bits(format, type) == 16;
   if (format.bits == 32) return kernels.matmul_fp32;
   if (format.bits == 16) return kernels.matmul_fp16;
-  if (format.bits == 4) return kernels.matmul_w4a16;
-  return format.activation_bits == 16 ? kernels.matmul_w8a16 : kernels.matmul_w8a8;
+  if (format.bits == 4) return wide ? kernels.matmul_w4a16 : kernels.matmul_w4a8;
+  return wide ? kernels.matmul_w8a16 : kernels.matmul_w8a8;
 }
 
 }  // namespace
@@ -78,7 +79,7 @@ void Activations::prepare(const Format& format, const Layout& layout, const Kern
     return;
   }
   const int group = activation_group(format, layout.k);
-  Quantized& q = quantize(format.activation_bits, group, layout.k, kernels, pool);
+  Quantized& q = quantize(activation_bits(format, type_), group, layout.k, kernels, pool);
   task.group = group;
   task.hi = q.hi.data();
   task.lo = q.lo.data();
@@ -113,7 +114,7 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     task.y = products.begin()[i].y;
     task.y_stride = products.begin()[i].y_stride;
     x.prepare(*linear.weight.format, layout, kernels, pool, task);
-    parts[i] = {task, kernel_of(*linear.weight.format, kernels), int(layout.tiles), 0};
+    parts[i] = {task, kernel_of(*linear.weight.format, x.type(), kernels), int(layout.tiles), 0};
     total_tiles += int(layout.tiles);
   }
   // Items of equal size over all parts; sizes depend on the thread count, results do not.
@@ -147,7 +148,7 @@ void multiply_heads(const Linear& linear, int n, const float* x, Heads x_at, flo
     task.x_stride = x_at.stride;
     task.y = scratch + thread * scratch_stride;
     task.y_stride = slot;
-    kernel_of(*linear.weight.format, kernels)(task, 0, int((first + rows + 15) / 16 - tile));
+    kernel_of(*linear.weight.format, ActivationType::AUTO, kernels)(task, 0, int((first + rows + 15) / 16 - tile));
     for (int t = 0; t < n; t++)
       memcpy(y + t * y_at.stride + head * y_at.head_stride, task.y + t * slot + (first - 16 * tile),
              size_t(rows) * sizeof(float));

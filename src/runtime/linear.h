@@ -31,6 +31,10 @@ class Activations {
   // Point at n rows of cols floats, stride apart; forgets earlier quantizations. Rows are padded with zeros.
   void set(const float* x, int64_t stride, int n, int64_t cols);
 
+  // What products of all later rows are computed with.
+  void use_type(ActivationType type) { type_ = type; }
+  ActivationType type() const { return type_; }
+
   const float* data() const { return x_; }
   int64_t stride() const { return stride_; }
   int64_t cols() const { return cols_; }
@@ -50,6 +54,7 @@ class Activations {
 
   int max_rows_;
   int64_t max_cols_;
+  ActivationType type_ = ActivationType::AUTO;
   const float* x_ = nullptr;
   int64_t stride_ = 0;
   int n_ = 0;

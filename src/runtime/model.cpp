@@ -149,6 +149,17 @@ std::shared_ptr<const Model> read_model(std::shared_ptr<const Container> file) {
   return model;
 }
 
+// The first linear layer that fits; nullptr: none does.
+template <class Fits>
+const Linear* first_linear(const Model& model, const Fits& fits) {
+  if (fits(model.output)) return &model.output;
+  for (const Layer& layer : model.layers)
+    for (const Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.q_a, &layer.kv_a, &layer.k_b,
+                                 &layer.v_b, &layer.gate, &layer.up, &layer.down})
+      if (linear->weight.format && fits(*linear)) return linear;
+  return nullptr;
+}
+
 // Which file a path names right now, so that a replaced file is not mistaken for the one that is open.
 using FileKey = std::tuple<uint64_t, uint64_t, int64_t, int64_t, int64_t>;
 
@@ -165,12 +176,11 @@ bool Model::is_end(int32_t token) const {
 }
 
 const Linear* find_linear(const Model& model, const std::string& name) {
-  if (model.output.name == name) return &model.output;
-  for (const Layer& layer : model.layers)
-    for (const Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.q_a, &layer.kv_a, &layer.k_b,
-                                 &layer.v_b, &layer.gate, &layer.up, &layer.down})
-      if (!name.empty() && linear->name == name) return linear;
-  return nullptr;
+  return first_linear(model, [&](const Linear& linear) { return linear.name == name; });
+}
+
+bool has_4_bit_matrix(const Model& model) {
+  return first_linear(model, [](const Linear& linear) { return linear.weight.format->bits == 4; });
 }
 
 std::shared_ptr<const Model> open_model(const std::string& path) {

@@ -52,6 +52,8 @@ struct Model {
   bool is_end(int32_t token) const;
 };
 
+bool has_4_bit_matrix(const Model& model);
+
 // The linear layer of a name ("blk.3.attn_q", "output"), nullptr when the model has none.
 const Linear* find_linear(const Model& model, const std::string& name);
 

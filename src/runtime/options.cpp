@@ -79,6 +79,18 @@ void set_kv_type(Runtime& runtime, const std::string& name, const std::string& v
   if (type != runtime.session->kv_type()) runtime.session->set_kv_type(type);
 }
 
+// Sessions would hold positions of both kinds.
+void set_activations(Runtime& runtime, const std::string& name, const std::string& value) {
+  ActivationType type;
+  if (!parse_activation_type(value, &type)) refuse(name, value, "auto or int8");
+  if (type == runtime.executor->activations()) return;
+  constexpr long own = 2;  // owners of the executor: the handle and its own session
+  if (runtime.executor.use_count() > own)
+    throw Error(ErrorCode::BUSY, "activations cannot change while sessions of the handle are open; close them first");
+  runtime.executor->set_activations(type);
+  runtime.session->truncate(0);
+}
+
 struct RunOption {
   const char* name;
   void (*set)(RunSettings& settings, Executor& executor, const std::string& name, const std::string& value);
@@ -143,6 +155,7 @@ const HandleOption kHandleOptions[] = {
     {"reuse_prefix", [](Runtime& r, auto& n, auto& v) { r.reuse_prefix = integer(n, v, 0, 1) != 0; }},
     {"n_threads", [](Runtime& r, auto& n, auto& v) { r.executor->set_threads(int(integer(n, v, 0, 256))); }},
     {"prefill_chunk", [](Runtime& r, auto& n, auto& v) { r.executor->set_chunk(int(integer(n, v, 1, 512))); }},
+    {"activations", [](Runtime& r, auto& n, auto& v) { set_activations(r, n, v); }},
     {"kv_type", [](Runtime& r, auto& n, auto& v) { set_kv_type(r, n, v); }},
 };
 

@@ -24,13 +24,14 @@ void PromptCaches::release_all() {
   states_.clear();
 }
 
-Prefix PromptCaches::longest(const std::vector<uint64_t>& keys, double variant, uint64_t adapter, KvType type) const {
+Prefix PromptCaches::longest(const std::vector<uint64_t>& keys, double variant, uint64_t adapter, KvType type,
+                              ActivationType activations) const {
   std::lock_guard<std::mutex> lock(mutex_);
   Prefix best;
   for (const auto& entry : states_) {
     const SavedState& state = *entry.second;
-    const int length =
-        state.adapter == adapter && state.kv_type == type ? state.positions.common_prefix(keys, variant) : 0;
+    const bool fits = state.adapter == adapter && state.kv_type == type && state.activations == activations;
+    const int length = fits ? state.positions.common_prefix(keys, variant) : 0;
     if (length > best.length) best = {entry.second, length};
   }
   return best;

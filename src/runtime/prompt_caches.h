@@ -28,8 +28,10 @@ class PromptCaches {
   void release(const std::string& name);
   void release_all();
 
-  // For a sequence of these keys and rotary angles, computed with this adapter (0: none) and type of KV cache.
-  Prefix longest(const std::vector<uint64_t>& keys, double variant, uint64_t adapter, KvType type) const;
+  // For a sequence of these keys and rotary angles, computed with this adapter (0: none), type of KV cache and
+  // activations.
+  Prefix longest(const std::vector<uint64_t>& keys, double variant, uint64_t adapter, KvType type,
+                 ActivationType activations) const;
 
  private:
   mutable std::mutex mutex_;

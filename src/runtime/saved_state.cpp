@@ -61,6 +61,14 @@ void check_kv_type(const Container& file, KvType type) {
                      "; save it again, or set kv_type before it is loaded");
 }
 
+// Files of models without a choice, and those from before there was one, say nothing.
+void check_activations(const Container& file, ActivationType type) {
+  const std::string name = text_or(file, "rkllm.cache.activations", activation_type_name(ActivationType::AUTO));
+  if (name != activation_type_name(type))
+    refuse(file, "was computed with activations " + name + ", but activations is " + activation_type_name(type) +
+                     "; save it again, or set activations before it is loaded");
+}
+
 Positions read_positions(const Container& file, const Spec& spec) {
   const std::vector<int64_t> keys = file.get_ints("rkllm.cache.tokens");
   if (keys.empty() || keys.size() > spec.max_context)
@@ -130,6 +138,7 @@ void save_state(const std::string& path, const Model& model, const Sequence& seq
   file.put("rkllm.cache.model", hexadecimal(fingerprint_of(*model.file)));
   file.put("rkllm.cache.adapter", hexadecimal(context.adapter));
   file.put("rkllm.cache.kv_type", kv_type_name(sequence.cache().type()));
+  file.put("rkllm.cache.activations", activation_type_name(context.activations));
   file.put("rkllm.cache.tokens", std::vector<int64_t>(positions.keys.begin(), positions.keys.end()));
   file.put("rkllm.cache.variant", positions.variant);
   file.put("rkllm.cache.uniform", uint32_t(positions.uniform));
@@ -149,7 +158,8 @@ void save_state(const std::string& path, const Model& model, const Sequence& seq
   file.finish();
 }
 
-std::shared_ptr<const SavedState> open_state(const std::string& path, const Model& model, const KvCache& like) {
+std::shared_ptr<const SavedState> open_state(const std::string& path, const Model& model, const KvCache& like,
+                                             ActivationType activations) {
   const std::shared_ptr<const Container> file = Container::open(path);
   check_file(*file, "prompt_cache");
   const int64_t version = file->get_int("rkllm.cache.version");
@@ -159,11 +169,13 @@ std::shared_ptr<const SavedState> open_state(const std::string& path, const Mode
                        static_cast<long long>(version), kStateVersion));
   check_model(*file, model);
   check_kv_type(*file, like.type());
+  check_activations(*file, activations);
   const Spec& spec = model.spec;
   auto state = std::make_shared<SavedState>();
   state->file = file;
   state->positions = read_positions(*file, spec);
   state->kv_type = like.type();
+  state->activations = activations;
   state->adapter = fingerprint_in(*file, "rkllm.cache.adapter");
   state->prompt_length = integer_in(*file, "rkllm.cache.prompt_length", 0, spec.max_context);
   read_layers(*file, spec, like, *state);

@@ -66,7 +66,8 @@ int Session::keep_common(const SequenceInput& input, bool with_loaded) {
   const double variant = model().rope.variant(int(input.n));
   const int most = int(input.n) - 1, own = std::min(sequence_->positions().common_prefix(keys, variant), most);
   Prefix cached;
-  if (with_loaded) cached = executor_->caches().longest(keys, variant, adapter_fingerprint(), kv_type());
+  if (with_loaded)
+    cached = executor_->caches().longest(keys, variant, adapter_fingerprint(), kv_type(), executor_->activations());
   const int loaded = std::min(cached.length, most);
   if (loaded > own) {
     restore_state(*cached.state, loaded, *sequence_);
@@ -77,7 +78,7 @@ int Session::keep_common(const SequenceInput& input, bool with_loaded) {
 }
 
 void Session::save(const std::string& path) const {
-  save_state(path, model(), *sequence_, {adapter_fingerprint(), prompt_length_, logits()});
+  save_state(path, model(), *sequence_, {executor_->activations(), adapter_fingerprint(), prompt_length_, logits()});
 }
 
 std::shared_ptr<const Adapter> Session::adapter_of(const SavedState& state) const {
@@ -91,13 +92,14 @@ std::shared_ptr<const Adapter> Session::adapter_of(const SavedState& state) cons
 }
 
 std::shared_ptr<const SavedState> Session::open_saved(const std::string& path) const {
-  std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache());
+  std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache(), executor_->activations());
   adapter_of(*state);
   return state;
 }
 
 void Session::restore(const std::string& path) {
-  const std::shared_ptr<const SavedState> state = open_state(path, model(), sequence_->cache());
+  const std::shared_ptr<const SavedState> state =
+      open_state(path, model(), sequence_->cache(), executor_->activations());
   const int n = state->positions.length();
   if (n > max_context())
     throw Error(ErrorCode::CONTEXT_FULL,

@@ -58,7 +58,7 @@ class Session {
   // Write the state to a prompt cache file. Throws Error(INVALID_ARGUMENT / MODEL_FILE).
   void save(const std::string& path) const;
 
-  // A prompt cache file whose model, type of KV cache and adapter are here. Throws as open_state.
+  // A prompt cache file whose model, type of KV cache, activations and adapter are here. Throws as open_state.
   std::shared_ptr<const SavedState> open_saved(const std::string& path) const;
 
   // Become what was saved, adapter included. Throws as open_saved, and Error(CONTEXT_FULL) when it is too long.

@@ -68,7 +68,7 @@ Rows quantized(const Kernels& table, int bits, const std::vector<float>& x, int 
   return rows;
 }
 
-std::vector<float> product(const Kernels& table, const Format& format, const Layout& layout, int64_t cols,
+std::vector<float> product(const Kernels& table, const Format& format, int bits, const Layout& layout, int64_t cols,
                            const std::vector<uint8_t>& packed, const std::vector<float>& x, const Rows& rows,
                            const std::vector<float>& bias, int group, int n) {
   std::vector<float> y(size_t(n * layout.tiles * 16), -1.0f);
@@ -93,8 +93,8 @@ std::vector<float> product(const Kernels& table, const Format& format, const Lay
   task.y_stride = layout.tiles * 16;
   const auto kernel = format.bits == 32   ? table.matmul_fp32
                       : format.bits == 16 ? table.matmul_fp16
-                      : format.bits == 4  ? table.matmul_w4a16
-                      : format.activation_bits == 16 ? table.matmul_w8a16 : table.matmul_w8a8;
+                      : format.bits == 4  ? (bits == 16 ? table.matmul_w4a16 : table.matmul_w4a8)
+                      : bits == 16        ? table.matmul_w8a16 : table.matmul_w8a8;
   kernel(task, 0, int(layout.tiles));
   return y;
 }
@@ -103,16 +103,18 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && !memcmp(a.data(), b.data(), a.size() * sizeof(float));
 }
 
-void products_agree(const Format& format, int64_t rows, int64_t cols, int n) {
+// bits: those of the activations.
+void products_agree(const Format& format, int bits, int64_t rows, int64_t cols, int n) {
   const Layout layout = layout_of(format, rows, cols);
   const std::vector<uint8_t> packed = random_matrix(format, rows, cols);
   std::vector<float> x = gaussians(size_t(n * cols));
   x[size_t(cols / 2)] = 300.0f;  // an outlier, as real activations have them
   const std::vector<float> bias = gaussians(size_t(layout.tiles * 16));
-  const int k = int(layout.k), group = format.group ? format.group : format.activation_bits == 16 ? 128 : k;
+  const int k = int(layout.k), group = format.group ? format.group : format.bits == 4 ? 128 : k;
   const Kernels scalar = kernels_of("scalar");
-  const Rows expected_rows = quantized(scalar, format.activation_bits, x, int(cols), k, group, n);
-  const std::vector<float> expected = product(scalar, format, layout, cols, packed, x, expected_rows, bias, group, n);
+  const Rows expected_rows = quantized(scalar, bits, x, int(cols), k, group, n);
+  const std::vector<float> expected =
+      product(scalar, format, bits, layout, cols, packed, x, expected_rows, bias, group, n);
 
   // The definition itself against unpacked weights in double precision: rounding an activation costs at most half
   // a step of its group's scale, and the float sums add a little.
@@ -133,13 +135,14 @@ void products_agree(const Format& format, int64_t rows, int64_t cols, int n) {
   }
   for (const char* isa : isas()) {
     const Kernels table = kernels_of(isa);
-    CHECK(quantized(table, format.activation_bits, x, int(cols), k, group, n) == expected_rows);
-    CHECK(same_bits(product(table, format, layout, cols, packed, x, expected_rows, bias, group, n), expected));
+    CHECK(quantized(table, bits, x, int(cols), k, group, n) == expected_rows);
+    CHECK(same_bits(product(table, format, bits, layout, cols, packed, x, expected_rows, bias, group, n), expected));
     // A token alone gives the bits it gives in company.
     const int last = n - 1;
     const std::vector<float> alone_x(x.begin() + last * cols, x.end());
-    const Rows alone_rows = quantized(table, format.activation_bits, alone_x, int(cols), k, group, 1);
-    const std::vector<float> alone = product(table, format, layout, cols, packed, alone_x, alone_rows, bias, group, 1);
+    const Rows alone_rows = quantized(table, bits, alone_x, int(cols), k, group, 1);
+    const std::vector<float> alone =
+        product(table, format, bits, layout, cols, packed, alone_x, alone_rows, bias, group, 1);
     CHECK(same_bits(alone, std::vector<float>(expected.begin() + last * layout.tiles * 16, expected.end())));
   }
 }
@@ -363,9 +366,13 @@ int main() {
   CHECK(!isas().empty() && !strcmp(isas()[0], "scalar"));
   for (int i = 0; const Format* format = format_at(i); i++) {
     const int64_t cols = format->group > 64 ? 1024 : 192;
-    for (int n : {1, 2, 3, 5, 8, 11}) products_agree(*format, 83, cols, n);
-    if (format->group <= 32) products_agree(*format, 5, 96, 4);
-    if (!format->group) products_agree(*format, 33, 172, 3);  // columns that need padding
+    for (ActivationType type : {ActivationType::AUTO, ActivationType::INT8}) {
+      const int bits = activation_bits(*format, type);
+      if (type != ActivationType::AUTO && bits == format->activation_bits) continue;
+      for (int n : {1, 2, 3, 5, 8, 11}) products_agree(*format, bits, 83, cols, n);
+      if (format->group <= 32) products_agree(*format, bits, 5, 96, 4);
+      if (!format->group) products_agree(*format, bits, 33, 172, 3);  // columns that need padding
+    }
   }
   for (int n : {1, 2, 3, 5, 8}) byte_products_agree(5, 37, n);
   for (const char* isa : isas()) {

@@ -54,6 +54,16 @@ int reused(LLMHandle handle, const std::vector<int32_t>& ids) {
   return perf_of(handle).reused_tokens;
 }
 
+std::vector<float> logits_of(LLMHandle handle, const std::vector<int32_t>& ids) {
+  RKLLMExtInfo info = {};
+  CHECK(rkllm_ext_info(handle, &info) == 0);
+  std::vector<float> rows(ids.size() * size_t(info.vocab_size));
+  const RKLLMInput input = input_of(ids);
+  size_t n = 0;
+  CHECK(rkllm_ext_logits(handle, &input, rows.data(), rows.size(), &n) == 0 && n == ids.size());
+  return rows;
+}
+
 bool last_error_says(LLMHandle handle, const char* part) {
   const std::string sentence = rkllm_ext_last_error(handle);
   if (!check::contains(sentence, part)) fprintf(stderr, "the sentence is: %s\n", sentence.c_str());
@@ -253,6 +263,48 @@ void a_cache_of_something_else_is_refused() {
   CHECK(rkllm_ext_load_prompt_cache(model.handle, (folder / "f16").c_str(), nullptr) == kInvalidArgument);
 }
 
+// What 8-bit activations have computed is no beginning of what 16-bit ones compute, in files, caches and sessions.
+void states_of_other_activations_are_kept_apart() {
+  const ScratchFolder folder;
+  OpenModel model(4);
+  const std::vector<int32_t> ids = some_tokens(30);
+  save(model.handle, ids, folder / "auto");
+  CHECK(rkllm_load_prompt_cache(model.handle, (folder / "auto").c_str()) == 0);
+  const std::vector<float> precise = logits_of(model.handle, ids);
+  {
+    const OpenSession open(model.handle);
+    CHECK(rkllm_ext_set_option(model.handle, "activations", "int8") == kBusy);
+    CHECK(last_error_says(model.handle, "while sessions of the handle are open"));
+    model.set("activations", "auto");  // which it is
+  }
+  model.set("reuse_prefix", "1");
+  CHECK(reused(model.handle, ids) == 29);
+  model.set("activations", "int8");
+  CHECK(reused(model.handle, ids) == 0);
+  CHECK(reused(model.handle, ids) == 29);  // now the run before has it
+  CHECK(logits_of(model.handle, ids) != precise);
+  CHECK(rkllm_load_prompt_cache(model.handle, (folder / "auto").c_str()) == kModelFile);
+  CHECK(last_error_says(model.handle, "was computed with activations auto, but activations is int8; save it again"));
+  save(model.handle, ids, folder / "int8");
+  CHECK(rkllm_load_prompt_cache(model.handle, (folder / "int8").c_str()) == 0);
+  model.set("reuse_prefix", "0");
+  const std::vector<int32_t> fast = answer(model.handle, ids);
+  CHECK(perf_of(model.handle).reused_tokens == 29);
+  CHECK(rkllm_release_prompt_cache(model.handle) == 0);
+  CHECK(answer(model.handle, ids) == fast && perf_of(model.handle).reused_tokens == 0);
+  model.set("activations", "auto");
+  CHECK(logits_of(model.handle, ids) == precise);
+  CHECK(rkllm_ext_set_option(model.handle, "activations", "int4") == kInvalidArgument);
+  CHECK(last_error_says(model.handle, "the option activations is 'int4', but must be auto or int8"));
+}
+
+void models_without_4_bit_weights_refuse_8_bit_activations_by_name() {
+  OpenModel model(4, "w8a8");
+  CHECK(rkllm_ext_set_option(model.handle, "activations", "int8") == kInvalidArgument);
+  CHECK(last_error_says(model.handle, "activations int8 are for 4-bit weights"));
+  CHECK(answer(model.handle, some_tokens(8)).size() == 4);
+}
+
 void a_cache_of_another_kv_type_is_left_alone_when_the_type_changes_later() {
   const ScratchFolder folder;
   OpenModel model(1);
@@ -418,6 +470,8 @@ int main() {
   a_state_longer_than_the_context_serves_runs_but_makes_no_session();
   a_cache_of_something_else_is_refused();
   a_cache_of_another_kv_type_is_left_alone_when_the_type_changes_later();
+  states_of_other_activations_are_kept_apart();
+  models_without_4_bit_weights_refuse_8_bit_activations_by_name();
   truncated_and_altered_files_are_refused();
   a_cache_that_cannot_be_saved_is_the_error_of_its_run();
   a_run_for_hidden_states_saves_as_well();

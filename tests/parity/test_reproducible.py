@@ -84,18 +84,20 @@ import numpy as np
 import rkllm_ext
 from rkllm_ext import _rkllm
 sums = {}
-for path in sys.argv[1:]:
-    with rkllm_ext.LLM(path, max_context_len=80) as llm:
+for case in sys.argv[1:]:
+    path, _, activations = case.partition("@")
+    with rkllm_ext.LLM(path, max_context_len=80, activations=activations or None) as llm:
         assert llm.info.isa == _rkllm.active_isa()
         ids = np.random.default_rng(4).integers(0, llm.info.vocab_size, 70).astype(np.int32)
         answer = llm.generate(ids[:30], seed=5, temperature=1.0, max_new_tokens=20, ignore_eos=True)
-        sums[path] = hashlib.sha256(llm.logits(ids).tobytes() + answer.token_ids.tobytes()).hexdigest()
+        sums[case] = hashlib.sha256(llm.logits(ids).tobytes() + answer.token_ids.tobytes()).hexdigest()
 print(json.dumps([_rkllm.active_isa(), sums]))
 """
 
 
 def run_with_isa(isa: str, paths: list[Path]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, *map(str, paths)]
+    cases = [f"{path}{kind}" for path in paths for kind in ("", "@int8") if not kind or "w4a16" in path.name]
+    command = [sys.executable, "-c", PROGRAM, *cases]
     return subprocess.run(command, env={**os.environ, "RKLLM_EXT_ISA": isa}, capture_output=True, text=True)
 
 

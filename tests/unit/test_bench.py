@@ -37,6 +37,14 @@ def test_a_measurement_adds_up(model: Path) -> None:
         assert row.memory_share == pytest.approx(row.weight_gbs / row.read_gbs)
 
 
+def test_activations_are_those_that_were_asked_for(tiny_llama: Path, model: Path, tmp_path: Path) -> None:
+    convert(tiny_llama, tmp_path / "m.rkllm", "w4a16_g32")
+    (row,) = measure(tmp_path / "m.rkllm", n_prompt=4, n_generated=2, repeats=1, activations="int8")
+    assert row.activations == "int8"
+    with pytest.raises(InvalidArgumentError, match="for 4-bit weights"):
+        list(measure(model, n_prompt=4, n_generated=2, repeats=1, activations="int8"))
+
+
 @pytest.mark.parametrize("arguments", [{"n_prompt": 0}, {"n_generated": 1}, {"repeats": 0}, {"n_prompt": 100_000}])
 def test_what_cannot_be_measured_is_refused(model: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(InvalidArgumentError):

@@ -197,6 +197,7 @@ def test_inspect_describes_prompt_caches(capsys: pytest.CaptureFixture[str], mod
     facts = json.loads(capsys.readouterr().out)
     assert (facts["type"], facts["tokens"]) == ("prompt_cache", [5, 6, 7])
     assert (facts["format"], facts["kv_type"], facts["layers"], facts["logits"]) == ("w8a8", "f16", 2, True)
+    assert facts["activations"] == "auto"
     assert facts["adapter"] == ""
     assert call("inspect", str(path)) == 0
     assert "positions                 3, of these 0 embeddings\n" in capsys.readouterr().out

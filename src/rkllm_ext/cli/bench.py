@@ -7,15 +7,26 @@ import json
 
 import click
 
+from .options import activations_option
+
 
 @click.command("bench", short_help="Measure how fast a .rkllm file runs here.")
 @click.argument("model", type=click.Path())
 @click.option("-p", "--prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens to read.")
 @click.option("-n", "--generate", type=click.IntRange(2), default=128, show_default=True, help="Tokens to write.")
 @click.option("-t", "--threads", help="Numbers of threads, 1,2,4. Default: the library's own choice.")
+@activations_option
 @click.option("-r", "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs for the medians.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: str, prompt: int, generate: int, threads: str | None, repeats: int, as_json: bool) -> None:
+def command(
+    model: str,
+    prompt: int,
+    generate: int,
+    threads: str | None,
+    activations: str | None,
+    repeats: int,
+    as_json: bool,
+) -> None:
     """Print how many tokens a second the .rkllm file MODEL reads and writes, and how near to the limit of this
     machine's memory that is."""
     from dataclasses import asdict
@@ -23,12 +34,13 @@ def command(model: str, prompt: int, generate: int, threads: str | None, repeats
     from ..bench import measure
 
     rows = []
-    for row in measure(model, prompt, generate, _counts(threads), repeats):
+    for row in measure(model, prompt, generate, _counts(threads), repeats, activations):
         rows.append(asdict(row))
         if as_json:
             continue
         if len(rows) == 1:
-            click.echo(f"{row.model}: {row.format}, {row.isa}, loaded in {row.load_ms:.0f} ms")
+            what = f"{row.format}, activations {row.activations}, {row.isa}"
+            click.echo(f"{row.model}: {what}, loaded in {row.load_ms:.0f} ms")
             click.echo(f"threads  prefill {prompt:>5}  decode {generate:>5}  weights GB/s  memory GB/s  share")
         click.echo(
             f"{row.n_threads:7d}  {row.prefill:13.1f}  {row.decode:12.1f}  "

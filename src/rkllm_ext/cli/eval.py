@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from .options import activations_option
+
 
 @click.command("eval", short_help="Measure how well a .rkllm file predicts a text.")
 @click.argument("model", type=click.Path())
@@ -19,6 +21,7 @@ import click
     "--context", type=click.IntRange(2), help="Tokens of a window; none overlap. Default: 512, or the model's."
 )
 @click.option("--tokens", type=click.IntRange(2), help="Use the first tokens of the text only.")
+@activations_option
 @click.option("--threads", "n_threads", type=click.IntRange(1, 256), help="Default: the machine's cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -28,17 +31,24 @@ def command(
     context: int | None,
     tokens: int | None,
     n_threads: int | None,
+    activations: str | None,
     as_json: bool,
 ) -> None:
     """Print the perplexity of the .rkllm file MODEL on a text; with --against, its distance from another model."""
-    facts = evaluated(model, text, against, context, tokens, n_threads)
+    facts = evaluated(model, text, against, context, tokens, n_threads, activations)
     click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
 
 
 def evaluated(
-    model: str, text: str, against: str | None, context: int | None, tokens: int | None, n_threads: int | None
+    model: str,
+    text: str,
+    against: str | None,
+    context: int | None,
+    tokens: int | None,
+    n_threads: int | None,
+    activations: str | None = None,
 ) -> dict[str, Any]:
-    """Return the figures, ready for JSON."""
+    """Return the figures, ready for JSON. The reference always has the activations of its format."""
     from dataclasses import asdict
 
     from ..evaluate import divergence, perplexity
@@ -46,7 +56,7 @@ def evaluated(
 
     settings: dict[str, Any] = {"max_context_len": context, "n_threads": n_threads}
     with contextlib.ExitStack() as stack:
-        llm = stack.enter_context(LLM(model, **settings))
+        llm = stack.enter_context(LLM(model, activations=activations, **settings))
         context = context or min(512, llm.info.max_context_len)
         ids = llm.tokenize(_read(text), parse_special=False)[:tokens]
         facts = {"model": model, "text": text, "context": context, "n_tokens": len(ids)}

@@ -70,6 +70,7 @@ def _describe_prompt_cache(path: str | os.PathLike[str], file: Any) -> dict[str,
         "name": values.get("general.name"),
         **{key: values.get(f"rkllm.{key}") for key in ("version", "producer", "source", "format")},
         **{key: values.get(f"rkllm.cache.{key}") for key in ("model", "adapter", "kv_type")},
+        "activations": values.get("rkllm.cache.activations", "auto"),  # older files do not say it
         "tokens": [token if token >= 0 else None for token in tokens],  # None: an embedding
         "layers": sum(name.endswith(".kv") for name in file.tensors),
         "logits": "logits" in file.tensors,
@@ -135,6 +136,7 @@ def _prompt_cache_text(facts: dict[str, Any]) -> str:
         ("format", facts["format"]),
         ("model", facts["model"]),
         ("adapter", facts["adapter"] or "-"),
+        ("activations", facts["activations"]),
         ("keys and values", f"{facts['kv_type']}, {facts['layers']} layers"),
         ("positions", f"{len(tokens)}, of these {tokens.count(None)} embeddings"),
         ("logits", "yes" if facts["logits"] else "no"),

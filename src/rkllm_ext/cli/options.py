@@ -50,6 +50,15 @@ def format_options(function: Function) -> Function:
     )
 
 
+def activations_option(function: Function) -> Function:
+    """Add --activations."""
+    return click.option(
+        "--activations",
+        type=click.Choice(["auto", "int8"]),
+        help="int8: multiply 4-bit weights with 8-bit activations, faster and less precise. Default: with 16-bit ones.",
+    )(function)
+
+
 def sampling_options(temperature: float) -> Callable[[Function], Function]:
     """Add the options of an answer; their names are those of `LLM`."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import sampling_options
+from .options import activations_option, sampling_options
 
 
 @click.command("run", short_help="Answer with a .rkllm file.")
@@ -27,6 +27,7 @@ from .options import sampling_options
     type=click.Path(dir_okay=False),
     help="Begin with the state that FILE holds; without such a file, save the state of the first prompt there.",
 )
+@activations_option
 @sampling_options(temperature=0.8)
 def command(
     model: str,

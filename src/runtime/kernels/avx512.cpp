@@ -23,7 +23,7 @@ constexpr int kManyTiles = 4;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 4;
-constexpr int kTokensW8A8 = 6;
+constexpr int kTokensA8 = 6;
 constexpr int kIntegerTiles = 2;
 constexpr int kStreams = 4;
 constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights

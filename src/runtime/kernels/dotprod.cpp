@@ -15,7 +15,7 @@ constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 4;
-constexpr int kTokensW8A8 = 8;
+constexpr int kTokensA8 = 8;
 constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 4;
 

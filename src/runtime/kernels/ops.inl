@@ -6,7 +6,7 @@
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4);
 //                 kSignedOffset: what prepare_s8 adds
 //   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
-//                 kTokensW8A8, kIntegerTiles, kStreams of the others
+//                 kTokensA8, kIntegerTiles, kStreams of the others
 // The order of every float operation is part of the definition: one multiply-add per column in column order for float
 // weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
 // 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
@@ -221,6 +221,9 @@ template <int T, int R> struct BlockW8A8 {
 template <int T, int R> struct BlockW8A16 {
   static void run(const MatmulTask& task, int token, int tile) { integer_block<8, 2, T, R>(task, token, tile); }
 };
+template <int T, int R> struct BlockW4A8 {
+  static void run(const MatmulTask& task, int token, int tile) { integer_block<4, 1, T, R>(task, token, tile); }
+};
 template <int T, int R> struct BlockW4A16 {
   static void run(const MatmulTask& task, int token, int tile) { integer_block<4, 2, T, R>(task, token, tile); }
 };
@@ -235,10 +238,13 @@ void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
   cover_float<BlockS8>(task, tile_begin, tile_end);
 }
 void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW8A8, kTokensW8A8, kIntegerTiles>(task, tile_begin, tile_end);
+  cover_integer<BlockW8A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
 }
 void matmul_w8a16(const MatmulTask& task, int tile_begin, int tile_end) {
   cover_integer<BlockW8A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
+}
+void matmul_w4a8(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_integer<BlockW4A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
 }
 void matmul_w4a16(const MatmulTask& task, int tile_begin, int tile_end) {
   cover_integer<BlockW4A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);

@@ -18,7 +18,7 @@ constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 2;
-constexpr int kTokensW8A8 = 4;
+constexpr int kTokensA8 = 4;
 constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 1;
 constexpr int kSignedOffset = 0;

@@ -102,6 +102,17 @@ const Format* find_format(std::string_view name) {
   return nullptr;
 }
 
+const char* activation_type_name(ActivationType type) { return type == ActivationType::INT8 ? "int8" : "auto"; }
+
+bool parse_activation_type(std::string_view name, ActivationType* type) {
+  for (ActivationType each : {ActivationType::AUTO, ActivationType::INT8}) {
+    if (name != activation_type_name(each)) continue;
+    *type = each;
+    return true;
+  }
+  return false;
+}
+
 Layout layout_of(const Format& format, int64_t rows, int64_t cols) {
   if (rows < 1 || rows > kMaxRows || cols < 1 || cols > kMaxColumns)
     throw Error(ErrorCode::INVALID_ARGUMENT,

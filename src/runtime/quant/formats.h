@@ -18,6 +18,19 @@ struct Format {
   bool is_float() const { return scale_bits == 0; }
 };
 
+// The activations that matrices are multiplied with: those that their formats name, or (asked for by name) 8-bit ones
+// with 4-bit weights as well.
+enum class ActivationType { AUTO, INT8 };
+
+const char* activation_type_name(ActivationType type);  // "auto", "int8"
+
+// Whether name is one of these; sets type.
+bool parse_activation_type(std::string_view name, ActivationType* type);
+
+inline int activation_bits(const Format& format, ActivationType type) {
+  return type == ActivationType::INT8 && format.bits == 4 ? 8 : format.activation_bits;
+}
+
 // Rows and columns at most: row and column counts below 2^31 and exact 32-bit sums of byte products along a row.
 constexpr int64_t kMaxRows = int64_t(1) << 30;
 constexpr int64_t kMaxColumns = 131072;
