@@ -45,7 +45,7 @@ PYTHON = {
     "frequencies": "errors board",
     "library": "_rkllm",
     "doctor": "errors board frequencies library",
-    "server": "errors _rkllm __init__ constrain conversation llm options session",
+    "server": "errors _rkllm constrain conversation llm options session",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",

@@ -14,7 +14,7 @@ from typing import Any
 import flask
 import numpy as np
 
-from .. import __version__
+from .._rkllm import version as library_version
 from . import ollama_fields as fields
 from .chat import ChatAnswer
 from .engine import Engine
@@ -112,7 +112,7 @@ def routes(serving: Serving) -> flask.Blueprint:
 
     @blueprint.get("/version")
     def version() -> flask.Response:
-        return answered({"version": __version__})
+        return answered({"version": library_version()})
 
     return blueprint
 

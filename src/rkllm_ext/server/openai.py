@@ -12,7 +12,7 @@ from typing import Any
 import flask
 import numpy as np
 
-from .. import __version__
+from .._rkllm import version as library_version
 from .chat import ChatAnswer, chat_request, usage_object
 from .completions import CompletionAnswer, completion_requests, echoes_of, joined, prompts_of
 from .engine import Engine
@@ -110,7 +110,7 @@ def _head(prefix: str, kind: str, engine: Engine) -> dict[str, Any]:
         "object": kind,
         "created": int(time.time()),
         "model": engine.model.name,
-        "system_fingerprint": f"rkllm_ext-{__version__}-{info.format}",
+        "system_fingerprint": f"rkllm_ext-{library_version()}-{info.format}",
     }
 
 

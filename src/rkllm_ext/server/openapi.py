@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .. import __version__
+from .._rkllm import version as library_version
 from . import fields, ollama_fields
 from .vendor import VendorBody
 
@@ -234,7 +234,7 @@ def document(models: list[str]) -> dict[str, Any]:
     paths["/metrics"] = {"get": _metrics()}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "rkllm_ext", "version": __version__},
+        "info": {"title": "rkllm_ext", "version": library_version()},
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"],
