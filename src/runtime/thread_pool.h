@@ -40,9 +40,9 @@ class ThreadPool {
   using Call = void (*)(const void* context, int item, int thread);
   static constexpr int kLine = 128;  // bytes that processors move together; some fetch two lines of 64
 
-  // One thread's part of a job. share is the job's ticket and what is left of [begin, end): whoever exchanges it for a
-  // smaller share of the same ticket has an item, the job cannot end before that is done, and so call and context are
-  // the job's as well. That is why a job needs no closing: a thread that comes late finds nothing left, or another ticket.
+  // One thread's part of a job. share: the job's ticket and what is left of [begin, end). Whoever exchanges it for a
+  // smaller share of the same ticket has an item; the job cannot end before that is done, and so call and context are
+  // the job's as well. That is why a job needs no closing: who comes late finds nothing left, or another ticket.
   struct alignas(kLine) Slot {
     std::atomic<uint64_t> share{0};  // ticket << 32 | begin << 16 | end
     Call call = nullptr;

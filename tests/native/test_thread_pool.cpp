@@ -26,10 +26,36 @@ void workers_take_no_signals() {
   CHECK(seen > 0 && seen == blocked);
 }
 
+// More items than a share has numbers for.
+void large_jobs_are_done_exactly_once() {
+  rkllm::ThreadPool pool(3);
+  for (int n : {65534, 65535, 65536, 200003}) {
+    std::vector<std::atomic<uint8_t>> done(static_cast<size_t>(n));
+    pool.run(n, [&](int item, int) { done[size_t(item)]++; });
+    for (const auto& count : done) CHECK(count == 1);
+  }
+}
+
+// Whoever has finished takes from the others: the first items wait until all others are done.
+void finished_threads_take_from_the_others() {
+  rkllm::ThreadPool pool(2);
+  for (int round = 0; round < 200; round++) {
+    std::atomic<int> done{0};
+    pool.run(64, [&](int item, int) {
+      if (item == 0)
+        while (done < 63) std::this_thread::yield();
+      done++;
+    });
+    CHECK(done == 64);
+  }
+}
+
 }  // namespace
 
 int main() {
   workers_take_no_signals();
+  large_jobs_are_done_exactly_once();
+  finished_threads_take_from_the_others();
   for (int n_threads : {1, 2, 3, 8}) {
     rkllm::ThreadPool pool(n_threads);
     CHECK(pool.size() == n_threads);

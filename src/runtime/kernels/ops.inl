@@ -131,14 +131,14 @@ void integer_block(const MatmulTask& task, int token, int tile) {
   const int8_t* x_lo = Bytes == 2 ? task.lo + int64_t(token) * task.k : x_hi;  // of one byte: moved along, never read
   const uint8_t* tile_end = task.codes + (tile + 1) * task.code_stride;
   const int far = token == 0 ? kAhead / R : 0;  // later tokens find the codes in the cache
-  const int groups_far = far / (task.group * 16 * Bits / 8) + 1;
+  const int groups_far = far / (task.group * 2 * Bits) + 1;
   for (int g = 0; g < n_groups; g++) {
     const int begin = g * task.group, end = at_most(begin + task.group, task.k);
     const uint8_t* w = task.codes + tile * task.code_stride + int64_t(begin) * 16 * Bits / 8;
     if (task.scale_per_group) {
-      const int next = g + groups_far;
-      const uint8_t* soon = task.scales + tile * task.scale_stride + (next < n_groups ? 32 * next : 32 * (next - n_groups) + R * task.scale_stride);
-      for (int r = 0; r < R; r++) __builtin_prefetch(soon + r * task.scale_stride);
+      const uint8_t* ahead = task.scales + tile * task.scale_stride + 32 * (g + groups_far);
+      if (g + groups_far >= n_groups) ahead += R * task.scale_stride - 32 * n_groups;
+      for (int r = 0; r < R; r++) __builtin_prefetch(ahead + r * task.scale_stride);
     }
     GroupSum<Bits, Bytes, T, R> sums;
     sums.start(task, token, g, n_groups);
