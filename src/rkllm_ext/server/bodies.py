@@ -58,8 +58,12 @@ def _no_number(text: str) -> Any:
 
 
 def _refusal(error: ValidationError) -> Refusal:
-    # Of a union every branch complains: the complaint that goes deepest is about what was meant.
-    first = max(error.errors(include_url=False, include_input=False), key=lambda each: len(each["loc"]))
+    # Of a union every branch complains: what was meant is the one that has the right type, or of which most was right.
+    def closeness(each: Any) -> tuple[int, bool]:
+        path = [part for part in each["loc"] if not _names_a_branch(part)]
+        return len(path), not each["type"].endswith("_type")
+
+    first = max(error.errors(include_url=False, include_input=False), key=closeness)
     path = ".".join(str(part) for part in first["loc"] if not _names_a_branch(part))
     if first["type"] == "extra_forbidden":
         return bad_field(path, "there is no such field", "unknown_parameter")

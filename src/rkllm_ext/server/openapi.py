@@ -206,11 +206,18 @@ def document(models: list[str]) -> dict[str, Any]:
     kinds = {body for _, body, _, _ in _ROUTES.values() if body is not None}
     ordered = sorted(kinds, key=lambda kind: kind.__name__ + kind.__module__)
     names, definitions = models_json_schema([(kind, "validation") for kind in ordered], ref_template=_REF)
+    for kind in ordered:
+        if kind is not VendorBody and "model" in kind.model_fields:
+            known = [*models, *(f"{name}:latest" for name in models)] if _is_ollamas(kind) else models
+            reference = names[kind, "validation"]["$ref"].rpartition("/")[2]
+            optional = not kind.model_fields["model"].is_required()
+            properties = definitions["$defs"][reference]["properties"]
+            properties["model"] = _or_null(_one_of(*known)) if optional else _one_of(*known)
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), (meaning, body, answer, streamed) in _ROUTES.items():
         content = {"application/json": {"schema": answer}}
         if streamed:
-            content[streamed] = {"schema": _TEXT}
+            content[streamed] = {}
         operation: dict[str, Any] = {
             "summary": meaning,
             "operationId": method + path.replace("/", "_").replace("{", "").replace("}", "").replace(".", "_"),
@@ -242,6 +249,10 @@ def document(models: list[str]) -> dict[str, Any]:
         },
         "security": [{"key": []}, {}],
     }
+
+
+def _is_ollamas(kind: type[BaseModel]) -> bool:
+    return kind.__module__ == ollama_fields.__name__
 
 
 def _failure(path: str, why: str) -> dict[str, Any]:
