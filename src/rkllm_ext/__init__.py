@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ModelFileError,
         OutOfMemoryError,
         RKLLMError,
+        UnsupportedByRuntimeError,
         UnsupportedModelError,
     )
     from rkllm_ext.llm import LLM
@@ -53,6 +54,7 @@ __all__ = [
     "Stream",
     "TokenLogprobs",
     "Tokenizer",
+    "UnsupportedByRuntimeError",
     "UnsupportedModelError",
     "__version__",
     "convert",
@@ -84,6 +86,7 @@ _MODULES = {
     "ModelFileError": "errors",
     "OutOfMemoryError": "errors",
     "RKLLMError": "errors",
+    "UnsupportedByRuntimeError": "errors",
     "UnsupportedModelError": "errors",
 }
 _UNBUILT = (

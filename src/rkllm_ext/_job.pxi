@@ -7,6 +7,9 @@ cdef class Job:
     cdef queue* q
     cdef RKLLMInput given
     cdef RKLLMInferParam params
+    cdef RKLLMParam settings    # of this run, for libraries that take them with it
+    cdef list texts             # of these settings
+    cdef run_request request    # the above, for generation_start
     cdef RKLLMLoraParam lora
     cdef bytes lora_name
     cdef RKLLMPromptCacheParam cache
@@ -14,6 +17,8 @@ cdef class Job:
     cdef Buffer buffer
     cdef bytes prompt
     cdef str image_tokens  # the option of this name
+    cdef int limit         # max_new_tokens
+    cdef str reason        # why the run ended, where the library does not say
     cdef bint abandoned  # nobody reads it any more
     cdef bint aborted
     cdef bint retired    # the library is idle again, perf and error are taken
@@ -95,12 +100,31 @@ cdef int fill_multimodal(Job job, Multimodal given, int dim) except -1:
     return 0
 
 
+cdef int count_images(Job job) except -1:
+    # For libraries that are told how many images of one size there are.
+    counts = job.image_tokens.split(",") if job.image_tokens else []
+    if len(set(counts)) > 1:
+        need(NULL, f"images of different numbers of embeddings ({job.image_tokens})")
+    if job.given.input_type != RKLLM_INPUT_MULTIMODAL:
+        return 0
+    job.request.n_images = len(counts) or max(1, (<bytes>job.prompt).count(b"<image>"))
+    if job.given.multimodal_input.n_image_tokens % job.request.n_images:
+        raise InvalidArgumentError(
+            f"{job.given.multimodal_input.n_image_tokens} embeddings cannot be shared by {job.request.n_images} images")
+    return 0
+
+
 cdef Job job_for(object given, int dim):
     # The input as the library takes it: text is copied, arrays are used where they lie. dim 0: that of the model
     # is not known.
     cdef Job job = Job()
     memset(&job.given, 0, sizeof(RKLLMInput))
     memset(&job.params, 0, sizeof(RKLLMInferParam))
+    memset(&job.settings, 0, sizeof(RKLLMParam))
+    job.request.input = &job.given
+    job.request.how = &job.params
+    job.request.settings = &job.settings
+    job.request.n_images = 1
     job.params.mode = RKLLM_INFER_GENERATE
     job.image_tokens = ""
     if isinstance(given, Multimodal):
@@ -140,5 +164,4 @@ cdef int fill_param(RKLLMParam* param, dict settings, list texts) except -1:
     param.mirostat_tau = settings.get("mirostat_tau", param.mirostat_tau)
     param.mirostat_eta = settings.get("mirostat_eta", param.mirostat_eta)
     param.skip_special_token = settings.get("skip_special_token", param.skip_special_token)
-    param.is_async = False
     return 0

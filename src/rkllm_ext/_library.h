@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The functions of rkllm_ext.h, looked up when the module is imported, so that the module also loads on the vendor's
- * library, which lacks them: there every entry is NULL. The vendor's own functions are linked directly. */
+ * The functions of the library, looked up when the module is imported: those of rkllm_ext.h, which are NULL on the
+ * vendor's library, and those of rkllm.h that are the same in all generations that are driven. The others are looked up
+ * by the generation's translation unit. Linked is rkllm_init alone, which every release has: it leads to the library's
+ * file. */
 #ifndef RKLLM_EXT_LIBRARY_H
 #define RKLLM_EXT_LIBRARY_H
 
@@ -14,7 +16,7 @@
 
 #include "rkllm_ext.h"
 
-#define RKLLM_EXT_FUNCTIONS(X)                                                                                        \
+#define LIBRARY_FUNCTIONS(X)                                                                                          \
   X(rkllm_ext_version) X(rkllm_ext_last_error) X(rkllm_ext_last_error_code) X(rkllm_ext_error) X(rkllm_ext_format)    \
   X(rkllm_ext_spec_field) X(rkllm_ext_isa) X(rkllm_ext_active_isa) X(rkllm_ext_set_log) X(rkllm_ext_set_option)       \
   X(rkllm_ext_info) X(rkllm_ext_metadata) X(rkllm_ext_perf) X(rkllm_ext_logits) X(rkllm_ext_tokenizer_open)           \
@@ -29,16 +31,18 @@
   X(rkllm_ext_sampler_close) X(rkllm_ext_sample) X(rkllm_ext_top_logprobs) X(rkllm_ext_quantize)                      \
   X(rkllm_ext_release_lora) X(rkllm_ext_session_hold_logits) X(rkllm_ext_logits_release) X(rkllm_ext_token_bytes)     \
   X(rkllm_ext_load_prompt_cache) X(rkllm_ext_release_prompt_cache) X(rkllm_ext_session_save)                          \
-  X(rkllm_ext_session_restore) X(rkllm_ext_limits) X(rkllm_ext_session_prefill_part)
+  X(rkllm_ext_session_restore) X(rkllm_ext_limits) X(rkllm_ext_session_prefill_part)                                  \
+  X(rkllm_run_async) X(rkllm_is_running) X(rkllm_abort) X(rkllm_destroy) X(rkllm_load_lora)                           \
+  X(rkllm_load_prompt_cache) X(rkllm_release_prompt_cache)
 
 /* One pointer of the declared type for each function. */
-#define RKLLM_EXT_POINTER(name) __typeof__(&name) name;
+#define LIBRARY_POINTER(name) __typeof__(&name) name;
 static struct {
-  RKLLM_EXT_FUNCTIONS(RKLLM_EXT_POINTER)
+  LIBRARY_FUNCTIONS(LIBRARY_POINTER)
 } library;
-#undef RKLLM_EXT_POINTER
+#undef LIBRARY_POINTER
 
-/* Path of the library that the vendor's functions were linked to; "" when the loader does not say. */
+/* Path of the library that was linked; "" when the loader does not say. */
 static const char* library_file(void) {
   Dl_info info;
   if (dladdr((const void*)(uintptr_t)&rkllm_init, &info) == 0 || info.dli_fname == NULL) return "";
@@ -56,16 +60,11 @@ static void* library_symbol(const char* name) {
 /* Fill the table. memcpy, because ISO C has no cast from void* to a function pointer. */
 static void library_resolve(void) {
   void* symbol;
-#define RKLLM_EXT_RESOLVE(name)   \
+#define LIBRARY_RESOLVE(name)   \
   symbol = library_symbol(#name); \
   memcpy(&library.name, &symbol, sizeof symbol);
-  RKLLM_EXT_FUNCTIONS(RKLLM_EXT_RESOLVE)
-#undef RKLLM_EXT_RESOLVE
-}
-
-/* SDK 1.2.0 and later changed the structs but not the SONAME. They are told by a function that 1.1 does not have. */
-static int library_is_newer(void) {
-  return library.rkllm_ext_version == NULL && library_symbol("rkllm_set_chat_template") != NULL;
+  LIBRARY_FUNCTIONS(LIBRARY_RESOLVE)
+#undef LIBRARY_RESOLVE
 }
 
 #endif /* RKLLM_EXT_LIBRARY_H */

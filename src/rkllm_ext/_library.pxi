@@ -31,7 +31,7 @@ cdef bytes name_bytes(object text, str what):
 cdef int need(void* function, str what) except -1:
     # Refuse what the library underneath does not have.
     if function == NULL:
-        raise UnsupportedModelError(
+        raise UnsupportedByRuntimeError(
             f"{what} needs rkllm_ext's own library; LD_LIBRARY_PATH puts another one first ({library_path()})")
     return 0
 

@@ -20,6 +20,7 @@ cdef extern from "_library.h" nogil:
 
     ctypedef enum RKLLMInferMode:
         RKLLM_INFER_GENERATE
+        RKLLM_INFER_GET_LAST_HIDDEN_LAYER
 
     ctypedef struct RKLLMParam:
         const char* model_path
@@ -77,25 +78,18 @@ cdef extern from "_library.h" nogil:
         RKLLMLoraParam* lora_params
         RKLLMPromptCacheParam* prompt_cache_params
 
-    ctypedef struct RKLLMResult:
-        const char* text
-        int32_t token_id
-
-    ctypedef void (*LLMResultCallback)(RKLLMResult* result, void* userdata, LLMCallState state)
-
-    RKLLMParam rkllm_createDefaultParam()
-    int rkllm_init(LLMHandle* handle, RKLLMParam* param, LLMResultCallback callback)
-    int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter* adapter)
-    int rkllm_load_prompt_cache(LLMHandle handle, const char* path)
-    int rkllm_release_prompt_cache(LLMHandle handle)
-    int rkllm_destroy(LLMHandle handle)
-    int rkllm_run_async(LLMHandle handle, RKLLMInput* given, RKLLMInferParam* params, void* userdata)
-    int rkllm_abort(LLMHandle handle)
-    int rkllm_is_running(LLMHandle handle)
+    int rkllm_load_lora "library.rkllm_load_lora"(LLMHandle handle, RKLLMLoraAdapter* adapter)
+    int rkllm_load_prompt_cache "library.rkllm_load_prompt_cache"(LLMHandle handle, const char* path)
+    int rkllm_release_prompt_cache "library.rkllm_release_prompt_cache"(LLMHandle handle)
+    int rkllm_destroy "library.rkllm_destroy"(LLMHandle handle)
+    int rkllm_run_async "library.rkllm_run_async"(LLMHandle handle, RKLLMInput* given, RKLLMInferParam* params,
+                                                   void* userdata)
+    int rkllm_abort "library.rkllm_abort"(LLMHandle handle)
+    int rkllm_is_running "library.rkllm_is_running"(LLMHandle handle)
 
     const char* library_file()
     void library_resolve()
-    int library_is_newer()
+    void* library_symbol(const char* name)
 
     ctypedef struct RKLLMExtError:
         int32_t code
@@ -287,9 +281,24 @@ cdef extern from "_queue.h" nogil:
         float* logprobs
         int32_t* alternatives
 
+    ctypedef struct queue_figures:
+        double prefill_ms
+        double generate_ms
+        double memory_mb
+        int32_t prefill_tokens
+        int32_t generate_tokens
+
     ctypedef struct queue:
         queue_side sides[2]
         int reads_end
+        int code
+        int has_figures
+        queue_figures figures
+        size_t tokens
+        int wants_rows
+        float* rows
+        size_t n_rows
+        size_t n_cols
         int out_of_memory
         size_t top
 
@@ -303,9 +312,44 @@ cdef extern from "_queue.h" nogil:
     void queue_retain(queue* q)
     void queue_release(queue* q)
     void queue_put_end(queue* q, int state)
-    void queue_callback(RKLLMResult* result, void* userdata, LLMCallState state)
     int queue_wait(queue* q, int milliseconds, size_t entries)
     int queue_end(queue* q)
     queue_side* queue_take(queue* q)
     void queue_let_run_out(queue* q, int keeping)
     int queue_event(queue* q)
+
+
+cdef extern from "_generation.h" nogil:
+    int GENERATION_LOGITS
+    int GENERATION_N_KEEP
+    int GENERATION_CPUS
+    int GENERATION_RUN_SETTINGS
+    int GENERATION_TEMPLATE
+    RKLLMInferMode RUN_LOGITS
+
+    ctypedef struct model_settings:
+        RKLLMParam param
+        int32_t n_keep
+        int32_t n_threads
+        uint32_t cpus
+        int raw_prompts
+
+    ctypedef struct run_request:
+        const RKLLMInput* input
+        const RKLLMInferParam* how
+        const RKLLMParam* settings
+        size_t n_images
+
+    ctypedef void* (*generation_symbol)(const char* name) noexcept nogil
+
+    ctypedef struct generation:
+        unsigned int abilities
+        const char* (*bind)(generation_symbol symbol) noexcept
+        RKLLMParam (*defaults)() noexcept nogil
+        int (*init)(LLMHandle* handle, const model_settings* settings) noexcept nogil
+
+    const generation generation_c
+    const generation generation_f
+    const generation generation_g
+
+    int generation_start(const generation* library, LLMHandle handle, const run_request* request, queue* q)

@@ -2,9 +2,9 @@
 # cython: language_level=3, binding=True, embedsignature=False
 """The binding: Python on top of include/rkllm.h and include/rkllm_ext.h, and on nothing else of the library.
 
-Each part has one noun: the library and its errors, buffers, packing, GGUF files, tokenizers, the callback queue, a
-model's handle, a session, a stream of pieces. numpy is imported only where an array is returned; inputs are any object
-with the buffer protocol.
+Each part has one noun: the library and its errors, its generation, buffers, packing, GGUF files, tokenizers, a run's
+input, a loaded model, its runs, the handle that has both, a session, a stream of pieces. numpy is imported only where
+an array is returned; inputs are any object with the buffer protocol.
 """
 
 from libc.stdlib cimport free, malloc, realloc
@@ -15,15 +15,17 @@ from collections import namedtuple
 
 from rkllm_ext import errors
 from rkllm_ext.errors import (
+    AbortedError,
     BusyError,
     InvalidArgumentError,
     ModelFileError,
     OutOfMemoryError,
     RKLLMError,
-    UnsupportedModelError,
+    UnsupportedByRuntimeError,
 )
 
 include "_library.pxi"
+include "_generation.pxi"
 include "_buffer.pxi"
 include "_packing.pxi"
 include "_gguf.pxi"
@@ -33,5 +35,7 @@ include "_job.pxi"
 include "_mask.pxi"
 include "_tap.pxi"
 include "_session.pxi"
+include "_model.pxi"
+include "_runner.pxi"
 include "_handle.pxi"
 include "_stream.pxi"

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 # A run as its consumer sees it: pieces of text as they come.
-from cpython.exc cimport PyErr_CheckSignals
-
-cdef enum:
-    WAIT_MS = 50  # how long a wait lasts before Python's signal handlers get a turn
-
 
 cdef class Piece:
     """One token of an answer.
@@ -36,7 +31,7 @@ cdef class BaseStream:
     """What `rkllm_ext.Stream` is made of. Whoever derives from it adds `__del__`, which calls `close`: under the stable
     ABI a class like this one has no finalizer of its own."""
 
-    cdef BaseHandle handle
+    cdef BaseRunner handle
     cdef Job job
     cdef queue_side* side  # the entries that were taken last; NULL before the first
     cdef size_t at         # the next one of them
@@ -94,6 +89,8 @@ cdef class BaseStream:
             if q.out_of_memory:
                 self.close()
                 raise OutOfMemoryError("no memory for the text of a run")
+            if self.job.aborted and not is_extended():
+                self.handle.stop_library()  # again: the vendor's may not have known of the run the first time
             with nogil:
                 queue_wait(q, WAIT_MS, entries)
         return False
@@ -109,11 +106,8 @@ cdef class BaseStream:
             self.job.perf["finish_reason"] = "length"  # the library cannot know why nothing may follow
         if self.job.perf is not None:
             self.finish_reason = self.job.perf["finish_reason"]
-        elif self.job.aborted:
-            self.finish_reason = "abort"
         else:
-            limit = self.handle.options.get("max_new_tokens")
-            self.finish_reason = "length" if self.taken == limit else "stop"
+            self.finish_reason = self.job.reason
         return 0
 
     def __next__(self):
@@ -207,7 +201,7 @@ cdef class BaseStream:
         self.handle.drain(self.job)
 
 
-cdef BaseStream new_stream(object stream_class, BaseHandle handle, Job job):
+cdef BaseStream new_stream(object stream_class, BaseRunner handle, Job job):
     cdef BaseStream stream = stream_class.__new__(stream_class)
     stream.handle = handle
     stream.job = job

@@ -12,6 +12,7 @@ from .board import Board, Clock, cpu_list
 from .errors import RKLLMError
 from .frequencies import PLATFORMS, plan_fix
 from .library import Library
+from .vendor import Release, refusal
 
 __all__ = ["Finding", "as_json", "as_text", "examine", "worst"]
 
@@ -77,7 +78,10 @@ def _machine(board: Board) -> Finding:
     value = f"{board.model or 'unknown board'}, {board.soc}"
     if board.platform in PLATFORMS:
         return Finding("machine", "ok", value)
-    advice = f"rkllm_ext computes on its CPU; the vendor's library 1.1 uses the NPU of {' and '.join(PLATFORMS)} only"
+    advice = (
+        f"rkllm_ext computes on its CPU; the vendor's library 1.1 uses the NPU of {' and '.join(PLATFORMS)} only, "
+        "later ones that of some more"
+    )
     return Finding("machine", "warning", value, advice)
 
 
@@ -162,11 +166,10 @@ def _library(find: Callable[[], Library]) -> tuple[Library | None, Finding]:
         return None, Finding("library", "problem", " ".join(str(error).split()), advice)
     if library.own:
         return library, Finding("library", "ok", f"rkllm_ext's own {library.version}, {library.path}")
-    value = f"another one, of release {library.version}, {library.path}"
-    if library.version.startswith("1.1."):
+    value = f"the vendor's, of release {library.version}, {library.path}"
+    if library.generation:
         return library, Finding("library", "ok", value)
-    advice = "rkllm_ext drives releases 1.1.x: put one of these first in LD_LIBRARY_PATH, or none to use our own"
-    return library, Finding("library", "problem", value, advice)
+    return library, Finding("library", "problem", value, refusal(library.path, Release(library.version, "")))
 
 
 def _instruction_sets(board: Board, library: Library | None) -> Iterator[Finding]:

@@ -4,6 +4,7 @@
 RKLLMError
 ├── ModelFileError (ValueError)                    a file is missing, damaged or of the wrong kind
 ├── UnsupportedModelError (NotImplementedError)    a family, feature or combination that is not supported
+│   └── UnsupportedByRuntimeError                  the librkllmrt.so in use lacks it; rkllm_ext's own has it
 ├── InvalidArgumentError (ValueError)              an argument is wrong; also a closed model
 ├── ContextFullError                               the prompt does not fit the context
 ├── BusyError                                      a run is active on this model
@@ -24,6 +25,10 @@ class ModelFileError(RKLLMError, ValueError):
 
 class UnsupportedModelError(RKLLMError, NotImplementedError):
     """A model family, feature or combination is not supported."""
+
+
+class UnsupportedByRuntimeError(UnsupportedModelError):
+    """The librkllmrt.so in use cannot do this, or has an interface that is not driven."""
 
 
 class InvalidArgumentError(RKLLMError, ValueError):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
-from ._rkllm import Handle, Multimodal, Piece, is_extended
+from ._rkllm import Handle, Multimodal, Piece, is_extended, runs_take_settings
 from .conversation import Conversations
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .options import Form, Value, checked, checked_overrides, checked_sampling, finite, pop_form, sampling_of
@@ -86,6 +86,9 @@ class LLM:
         4-bit matrices, too, which is faster and less precise; refused for models without any.
     img_start, img_end, img_content : str
         What the model expects before and behind the embeddings of an image, and in their place; see `Multimodal`.
+    chat_template : str, optional
+        A jinja2 text that takes the place of the model's own in `chat`. The vendor's library from 1.2 on puts the
+        model's own around every prompt, also of `generate`, unless one is given here; "": prompts stay as they are.
 
     Raises
     ------
@@ -93,8 +96,8 @@ class LLM:
         The file is missing, damaged or no `.rkllm` file.
     InvalidArgumentError
         A setting is not possible.
-    UnsupportedModelError
-        The library underneath lacks something that the model or a setting needs.
+    UnsupportedByRuntimeError
+        The library underneath has an interface that is not driven, or lacks what a setting needs.
     OutOfMemoryError
 
     Examples
@@ -135,6 +138,7 @@ class LLM:
         img_start: str = "",
         img_end: str = "",
         img_content: str = "",
+        chat_template: str | None = None,
     ) -> None:
         self._grammars: Grammars | None = None
         settings = {
@@ -156,6 +160,8 @@ class LLM:
             "img_start": img_start,
             "img_end": img_end,
             "img_content": img_content,
+            "n_keep": n_keep,
+            **({} if n_threads is None else {"n_threads": n_threads}),
         }
         extended = {
             "min_p": min_p,
@@ -171,11 +177,11 @@ class LLM:
         }
         # What a run may override; every run sets these again, so that an override lasts for one run.
         self._defaults: dict[str, Value] = checked({**settings, **extended})
-        chosen = {"n_threads": n_threads, "kv_type": kv_type, "activations": activations}
+        chosen = {"kv_type": kv_type, "activations": activations}
         once = checked({name: value for name, value in chosen.items() if value is not None})
         self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
-        self._handle = Handle(path, **checked({**settings, **fixed}))
-        self._conversations = Conversations(self._handle, self._file)
+        self._handle = Handle(path, raw_prompts=chat_template is not None, **checked({**settings, **fixed}))
+        self._conversations = Conversations(self._handle, self._file, chat_template)
         try:
             self._handle.set_options({**once, **self._defaults})
         except BaseException:
@@ -250,7 +256,7 @@ class LLM:
         Raises
         ------
         UnsupportedModelError
-            The model has no chat template.
+            The model has no chat template, or the library in use does not give it.
         InvalidArgumentError
             The template refuses the messages.
         """
@@ -475,7 +481,8 @@ class LLM:
         ModelFileError
             The file cannot be written, for example because the disk is full.
         """
-        self.generate(x, max_new_tokens=1, save_prompt_cache=path, lora=lora)
+        limit = {"max_new_tokens": 1} if runs_take_settings() else {}
+        self.generate(x, save_prompt_cache=path, lora=lora, **limit)
 
     def load_prompt_cache(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Load a saved state: runs whose input begins as the saved one did compute only what is different.
@@ -538,7 +545,7 @@ class LLM:
 
     @property
     def perf(self) -> Perf | None:
-        """Figures of the last run that ended; None before the first."""
+        """Figures of the last run that ended; None before the first, and on a library that has none."""
         figures = self._handle.perf
         return None if figures is None else Perf(**figures)
 

@@ -28,7 +28,7 @@ class Perf:
     finish_reason
         As in `Generation`; "error" when the run failed.
     seed
-        That the run used; the same seed and input give the same answer.
+        That the run used; the same seed and input give the same answer. None on the vendor's library, which has none.
     reused_tokens
         Tokens of the input whose state was there already: from the run before, or from a prompt cache.
     drafted_tokens, accepted_tokens
@@ -44,7 +44,7 @@ class Perf:
     prefill_tokens: int
     generate_tokens: int
     finish_reason: str
-    seed: int
+    seed: int | None
     input_address: int | None
     peak_memory_mb: float
     reused_tokens: int = 0
@@ -138,7 +138,7 @@ class Generation:
     finish_reason
         "stop" (an end token or a stop string), "length" (max_new_tokens), "context" (the context is full) or "abort".
     perf
-        Figures of the run; None on a library that has none.
+        Figures of the run; None on a library that has none (the vendor's 1.1.x).
     logprobs
         Of each token, when the run was asked for them (`logprobs=5`); else None.
     """

@@ -5,6 +5,10 @@
  * everything. */
 #include <stdio.h>
 
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "_queue.h"
 
 #define CHECK(condition)                                                     \
@@ -22,17 +26,13 @@ typedef struct {
 
 static void* produce(void* argument) {
   Run* run = (Run*)argument;
-  RKLLMResult result;
   char text[16];
   int i;
-  memset(&result, 0, sizeof result);
   for (i = 0; i < run->count; ++i) {
     snprintf(text, sizeof text, "%d,", i);
-    result.text = text;
-    result.token_id = i;
-    queue_callback(&result, run->q, i % 3 == 0 ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
+    queue_put(run->q, i, text);
   }
-  queue_callback(NULL, run->q, RKLLM_RUN_FINISH);
+  queue_finish(run->q, RKLLM_RUN_FINISH, NULL);
   return NULL;
 }
 
@@ -95,15 +95,11 @@ static void an_unread_run_waits_and_then_runs_out(int keeping) {
 
 static void text_of_the_end_is_read_where_the_library_brings_it(int reads_end) {
   queue* q = queue_new();
-  RKLLMResult result;
   queue_side* side;
   CHECK(q != NULL);
-  memset(&result, 0, sizeof result);
   q->reads_end = reads_end;
   queue_retain(q);
-  result.text = "rest\xef\xbf\xbd";
-  result.token_id = 7;
-  queue_callback(&result, q, RKLLM_RUN_FINISH);
+  queue_finish(q, RKLLM_RUN_FINISH, "rest\xef\xbf\xbd");
   CHECK(queue_end(q) == RKLLM_RUN_FINISH);
   side = queue_take(q);
   CHECK(side->count == (size_t)reads_end);
@@ -131,7 +127,9 @@ static void log_probabilities_lie_beside_their_tokens(size_t top) {
   queue_side* side;
   CHECK(q != NULL && queue_want_logprobs(q, count_logprobs, &calls, top));
   for (i = 1; i <= 5; ++i) queue_put(q, i, "x");
-  queue_put_rest(q, "rest"); /* no token: nothing is asked */
+  q->reads_end = 1;
+  queue_retain(q);
+  queue_finish(q, RKLLM_RUN_FINISH, "rest"); /* no token: nothing is asked */
   side = queue_take(q);
   CHECK(side->count == 6 && calls == 5);
   for (i = 0; i < 5; ++i) {
@@ -185,6 +183,31 @@ static void the_event_tells_of_entries_and_of_the_end(void) {
   queue_release(q);
 }
 
+static void a_run_by_a_thread_ends_when_the_thread_says_so(void) {
+  queue* q = queue_new();
+  CHECK(q != NULL);
+  q->by_thread = 1;
+  queue_finish(q, RKLLM_RUN_ERROR, NULL); /* lets nothing go */
+  CHECK(queue_end(q) == 0 && q->said == RKLLM_RUN_ERROR);
+  queue_put_end(q, q->said);
+  CHECK(queue_end(q) == RKLLM_RUN_ERROR);
+  queue_release(q);
+}
+
+static void the_first_rows_are_kept(void) {
+  const float first[] = {1, 2, 3, 4, 5, 6}, later[] = {7};
+  queue* q = queue_new();
+  CHECK(q != NULL);
+  queue_put_rows(q, NULL, 2, 3);
+  queue_put_rows(q, first, 0, 3);
+  queue_put_rows(q, first, 2, -1);
+  CHECK(q->rows == NULL);
+  queue_put_rows(q, first, 2, 3);
+  queue_put_rows(q, later, 1, 1);
+  CHECK(q->n_rows == 2 && q->n_cols == 3 && memcmp(q->rows, first, sizeof first) == 0);
+  queue_release(q);
+}
+
 static void a_wait_without_news_ends(void) {
   queue* q = queue_new();
   CHECK(q != NULL);
@@ -208,6 +231,8 @@ int main(void) {
   log_probabilities_lie_beside_their_tokens(0);
   log_probabilities_lie_beside_their_tokens(2);
   the_event_tells_of_entries_and_of_the_end();
+  a_run_by_a_thread_ends_when_the_thread_says_so();
+  the_first_rows_are_kept();
   a_wait_without_news_ends();
   puts("the queue keeps its promises");
   return 0;

@@ -6,8 +6,7 @@
  *   STANDIN_TOKENS    tokens of a run when max_new_tokens is -1 (default 16)
  *   STANDIN_DELAY_US  time per token (default 0)
  *   STANDIN_SILENT    1: an aborted run ends without a FINISH callback
- *   STANDIN_FAIL      1: a run ends with ERROR after two tokens
- * Compiled with -DSTANDIN_NEWER it also has a function that only SDK 1.2.0 and later have. */
+ *   STANDIN_FAIL      1: a run ends with ERROR after two tokens */
 #define _DEFAULT_SOURCE 1
 #include <pthread.h>
 #include <stdio.h>
@@ -143,8 +142,3 @@ int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter* adapter) { return handle
 int rkllm_load_prompt_cache(LLMHandle handle, const char* path) { return handle == NULL || path == NULL ? -1 : -1; }
 
 int rkllm_release_prompt_cache(LLMHandle handle) { return handle == NULL ? -1 : -1; }
-
-#ifdef STANDIN_NEWER
-RKLLM_API int rkllm_set_chat_template(LLMHandle handle);
-int rkllm_set_chat_template(LLMHandle handle) { return handle == NULL ? -1 : 0; }
-#endif

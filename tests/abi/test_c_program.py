@@ -55,6 +55,7 @@ def test_a_wrong_setting_is_a_sentence(program: Path, tiny_model: Path) -> None:
 
 def test_the_queue_of_the_binding_keeps_its_promises(compile_c: Compile, repo: Path) -> None:
     source = Path(__file__).with_name("queue_program.c")
-    queue = compile_c(source, "queue_program", "-std=gnu99", f"-I{repo}/src/rkllm_ext", "-lpthread")
+    binding = repo / "src" / "rkllm_ext"
+    queue = compile_c(source, "queue_program", "-std=gnu99", f"-I{binding}", f"{binding}/_queue.c", "-lpthread")
     result = run(queue)
     assert (result.returncode, result.stdout) == (0, "the queue keeps its promises\n"), result.stderr

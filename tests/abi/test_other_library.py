@@ -1,50 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python module on another librkllmrt.so, found through LD_LIBRARY_PATH, as the vendor's is on a board.
+"""The Python module on another librkllmrt.so, found through LD_LIBRARY_PATH: one made with rkllm.h alone.
 
-standin.c has the vendor's functions and none of rkllm_ext.h.
+test_generations.py has stand-ins for the vendor's releases.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from compiling import Compile
+from underneath import SHARED, folder_of, run
 
 STANDIN = Path(__file__).with_name("standin.c")
-SHARED = ("-std=c99", "-shared", "-fPIC", "-Wl,-soname,librkllmrt.so", "-lpthread")
-
-
-def folder_of(library: Path, folder: Path) -> Path:
-    shutil.copy(library, folder / "librkllmrt.so")
-    return folder
-
 
 @pytest.fixture(scope="module")
 def other(compile_c: Compile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with another librkllmrt.so, and a file that it takes for a model."""
-    folder = tmp_path_factory.mktemp("other")
-    (folder / "model.rkllm").write_bytes(b"anything")
-    return folder_of(compile_c(STANDIN, "standin.so", *SHARED), folder)
-
-
-def run(folder: Path, code: str, **settings: int) -> str:
-    """Run Python code on the library of a folder and return what it prints."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), **{k: str(v) for k, v in settings.items()}}
-    head = "import sys, rkllm_ext\nfrom rkllm_ext import LLM\n"
-    result = subprocess.run(
-        [sys.executable, "-c", head + code, str(folder / "model.rkllm")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    """Return a folder with another librkllmrt.so."""
+    return folder_of(compile_c(STANDIN, "standin.so", *SHARED), tmp_path_factory.mktemp("other"))
 
 
 def test_it_is_the_library_in_use(other: Path) -> None:
@@ -144,9 +117,7 @@ for action in (lambda: LLM("missing"), lambda: LLM(sys.argv[1]).load_lora("a", "
         "llm.logits('hello')",
         "llm.tokenize('hello')",
         "llm.detokenize([1])",
-        "llm.chat([{'role': 'user', 'content': 'hello'}])",
         "llm.info",
-        "llm.perf",
         "LLM(sys.argv[1], n_threads=2)",
         "LLM(sys.argv[1], seed=2).generate('hello')",
         "rkllm_ext.Tokenizer(sys.argv[1])",
@@ -172,18 +143,3 @@ print(llm.generate("still").text)
         f"needs rkllm_ext's own library; LD_LIBRARY_PATH puts another one first ({other}/librkllmrt.so)"
     )
     assert last == "tok0 tok1 "
-
-
-def test_a_library_with_other_structs_is_refused(compile_c: Compile, tmp_path: Path) -> None:
-    (tmp_path / "model.rkllm").write_bytes(b"anything")
-    folder_of(compile_c(STANDIN, "newer.so", "-DSTANDIN_NEWER", *SHARED), tmp_path)
-    code = """
-try:
-    LLM(sys.argv[1])
-except rkllm_ext.UnsupportedModelError as error:
-    print(error)
-"""
-    output = run(tmp_path, code)
-    assert output == (
-        f"{tmp_path}/librkllmrt.so is of SDK 1.2.0 or later; this module speaks the interface of 1.1.0 - 1.1.4\n"
-    )

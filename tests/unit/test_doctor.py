@@ -13,9 +13,10 @@ from rkllm_ext.board import Board, cpu_list
 from rkllm_ext.cli import main
 from rkllm_ext.doctor import Finding, examine, worst
 from rkllm_ext.errors import InvalidArgumentError
-from rkllm_ext.library import Library, vendor_release
+from rkllm_ext.library import Library
+from rkllm_ext.vendor import Release, identify, refusal
 
-OURS = Library("/lib/librkllmrt.so", "0.1.0", True, ("scalar", "neon", "dotprod"), "dotprod")
+OURS = Library("/lib/librkllmrt.so", "0.1.0", True, "", ("scalar", "neon", "dotprod"), "dotprod")
 CPU = "sys/devices/system/cpu"
 GOVERNORS = "conservative ondemand userspace powersave performance schedutil"
 CHIPS = {
@@ -237,11 +238,16 @@ def test_a_kernel_that_hides_dot_products_is_a_warning(tmp_path: Path) -> None:
     assert findings_of(tmp_path)["dot products"].level == "warning"
 
 
-@pytest.mark.parametrize(("release", "level"), [("1.1.4", "ok"), ("1.1.x", "ok"), ("1.2.3", "problem")])
-def test_the_vendors_library_is_judged_by_its_release(tmp_path: Path, release: str, level: str) -> None:
-    found = findings_of(make_board(tmp_path), Library("/vendor/librkllmrt.so", release, False))
+@pytest.mark.parametrize(
+    ("release", "generation", "level"), [("1.1.4", "C", "ok"), ("1.2.3", "F", "ok"), ("1.2.0", "", "problem")]
+)
+def test_the_vendors_library_is_judged_by_its_release(
+    tmp_path: Path, release: str, generation: str, level: str
+) -> None:
+    found = findings_of(make_board(tmp_path), Library("/vendor/librkllmrt.so", release, False, generation))
     assert found["library"].level == level
-    assert found["library"].value == f"another one, of release {release}, /vendor/librkllmrt.so"
+    assert found["library"].value == f"the vendor's, of release {release}, /vendor/librkllmrt.so"
+    assert ("does not drive" in found["library"].advice) == (level == "problem")
     assert "instruction sets" not in found
 
 
@@ -262,25 +268,39 @@ def test_a_wrong_instruction_set_in_the_environment_is_a_problem(tmp_path: Path)
     assert [finding.value for finding in found] == ["RKLLM_EXT_ISA=avx9 is not among those of this CPU"]
 
 
+NEWEST = "init run_async set_chat_template get_kv_cache_size"
+
+
 @pytest.mark.parametrize(
-    ("functions", "text", "release"),
+    ("functions", "text", "release", "generation"),
     [
-        ("init", b"", "1.0.x"),
-        ("init run_async", b"1.1.4", "1.1.4"),
-        ("init run_async", b"rkllm-runtime version: 1.1.2 (build 1)", "1.1.2"),
-        ("init run_async", b"9.1.1.4", "1.1.x"),
-        ("init run_async", b"1.2.3", "1.1.x"),
-        ("init run_async set_chat_template", b"1.2.0", "1.2.0"),
-        ("init run_async set_chat_template get_kv_cache_size", b"1.2.1b1", "1.2.1"),
-        ("init run_async set_chat_template get_kv_cache_size", b"1.3.0", "1.3.0"),
-        ("", b"1.1.4", "unknown"),
+        ("init", b"", "1.0.0", ""),
+        ("init abort", b"1.0.2", "1.0.2", ""),
+        ("init abort run_async", b"1.1.4", "1.1.4", "C"),
+        ("init abort run_async", b"rkllm-runtime version: 1.1.2 (build 1)", "1.1.2", "C"),
+        ("init abort run_async", b"9.1.1.4", "1.1.x", "C"),
+        ("init abort run_async", b"1.2.3", "1.1.x", "C"),
+        ("init run_async set_chat_template", b"1.2.0", "1.2.0", ""),
+        ("init run_async set_chat_template", b"1.2.1b1", "1.2.1b1", ""),
+        (NEWEST, b"1.2.1b1", "1.2.1", "F"),
+        (NEWEST, b"1.2.3", "1.2.3", "F"),
+        (NEWEST, b"1.3.0", "1.3.0", "G"),
+        (NEWEST, b"1.3.1", "1.3.1", ""),
+        (NEWEST, b"1.2.1\0001.2.2", "1.2.2", "F"),
+        (NEWEST, b"1.3.0\0001.2.3", "1.2.1 or later", ""),  # which of them is zlib's?
+        (NEWEST, b"1.3.0\0001.2.3\0version: 1.3.0", "1.3.0", "G"),
+        (NEWEST, b"", "1.2.1 or later", ""),
+        ("", b"1.1.4", "unknown", ""),
     ],
 )
 def test_the_release_of_a_library_is_read_from_its_functions_and_texts(
-    functions: str, text: bytes, release: str
+    functions: str, text: bytes, release: str, generation: str
 ) -> None:
-    names = b"".join(b"rkllm_" + name.encode() + b"\0" for name in functions.split())
-    assert vendor_release(b"\x7fELF\0" + names + b"\0" + text + b"\0") == release
+    names = {f"rkllm_{name}" for name in functions.split()}
+    found = identify(names.__contains__, b"\x7fELF\0" + text + b"\0")
+    assert found == Release(release, generation)
+    if not generation:
+        assert refusal("a/librkllmrt.so", found).startswith("a/librkllmrt.so is ")
 
 
 # ---- the command ----

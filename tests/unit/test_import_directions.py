@@ -15,7 +15,8 @@ import pytest
 # Python: module or folder of src/rkllm_ext -> what it may import from the package. "arch.spec" allows that one module.
 PYTHON = {
     "errors": "",
-    "_rkllm": "errors",
+    "_rkllm": "errors vendor",
+    "vendor": "errors",
     "arch": "errors",
     "readers": "errors _rkllm",
     "chat": "errors",
@@ -44,7 +45,7 @@ PYTHON = {
     "board": "",
     "frequencies": "errors board",
     "library": "_rkllm",
-    "doctor": "errors board frequencies library",
+    "doctor": "errors board frequencies library vendor",
     "server": "errors _rkllm constrain conversation llm options session",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",

@@ -53,9 +53,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def has_chat_template(path: str | os.PathLike[str]) -> bool:
-    """Return whether a .rkllm file has a chat template."""
-    from .._rkllm import GGUFFile
+    """Return whether a .rkllm file has a chat template. Of the vendor's files nobody but their library knows."""
+    from .._rkllm import GGUFFile, is_extended
 
+    if not is_extended():
+        return False
     with GGUFFile(path) as file:
         return "tokenizer.chat_template" in file.values
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -18,6 +18,12 @@ from .options import activations_option, sampling_options
     "--chat/--raw",
     default=None,
     help="Use the model's chat template, or give it the prompt as it is. Default: the template, if there is one.",
+)
+@click.option(
+    "--chat-template",
+    metavar="FILE",
+    type=click.File(encoding="utf-8"),
+    help="Use the chat template in FILE (jinja2) instead of the model's own.",
 )
 @click.option("--lora", metavar="[NAME=]PATH", help="Answer with this LoRA adapter.")
 @click.option("--lora-scale", default=1.0, show_default=True, help="How much of the adapter; 0: nothing.")
@@ -33,6 +39,7 @@ def command(
     model: str,
     prompt: str | None,
     chat: bool | None,
+    chat_template: TextIO | None,
     lora: str | None,
     lora_scale: float,
     prompt_cache: str | None,
@@ -43,6 +50,11 @@ def command(
     from .inspect import has_chat_template
     from .talk import Talk
 
+    if chat_template is not None:
+        settings["chat_template"] = chat_template.read()
+        chat = True if chat is None else chat
+    elif chat is False:
+        settings["chat_template"] = ""  # else the vendor's library would still put the model's around a prompt
     with LLM(model, **settings) as llm:
         name = None
         if lora is not None:

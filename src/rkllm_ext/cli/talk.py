@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ContextFullError, RKLLMError
+from ..errors import ContextFullError, RKLLMError, UnsupportedByRuntimeError
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -132,9 +132,14 @@ class Talk:
 
     def report(self) -> None:
         """Print load time, speeds, peak memory and file size to stderr."""
-        info, figures = self._llm.info, self._figures
+        figures = self._figures
         prefill = f"prefill {figures['prefill_tokens']} tokens, {_rate(figures, 'prefill')}"
         decode = f"decode {figures['generate_tokens']} tokens, {_rate(figures, 'generate')}"
+        try:
+            info = self._llm.info
+        except UnsupportedByRuntimeError:  # the vendor's library
+            click.echo(f"[{prefill} | {decode} | peak memory {self._peak_mb:.0f} MB]", err=True)
+            return
         click.echo(
             f"[load {info.load_ms / 1000:.2f} s | {prefill} | {decode} | peak memory {self._peak_mb:.0f} MB | "
             f"file {info.file_bytes / 1e6:.1f} MB, {info.format} | {info.isa}, {info.n_threads} threads]",

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the generations F (1.2.1 - 1.2.3) and G (1.3.0) share: the extended settings, results, and what is made of them.
+ * Included by their translation units only. */
+#ifndef RKLLM_EXT_GENERATION_FG_H
+#define RKLLM_EXT_GENERATION_FG_H
+
+#include "_generation.h"
+
+typedef struct {
+  int32_t base_domain_id;
+  int8_t embed_flash;
+  int8_t enabled_cpus_num;
+  uint32_t enabled_cpus_mask;
+  uint8_t n_batch;
+  int8_t use_cross_attn;
+  uint8_t reserved[104];
+} extend_fg;
+
+typedef struct {
+  const float* data;
+  int32_t cols;
+  int32_t rows;
+} rows_fg;
+
+typedef struct {
+  float prefill_ms;
+  int32_t prefill_tokens;
+  float generate_ms;
+  int32_t generate_tokens;
+  float memory_mb;
+} perf_fg;
+
+typedef struct {
+  const char* text;
+  int32_t token_id;
+  rows_fg last_hidden_layer;
+  rows_fg logits;
+  perf_fg perf;
+} result_fg;
+
+VENDOR_SIZE(extend_fg, 120);
+VENDOR_FIELD(extend_fg, embed_flash, embed_flash, 4);
+VENDOR_FIELD(extend_fg, cpus_num, enabled_cpus_num, 5);
+VENDOR_FIELD(extend_fg, cpus_mask, enabled_cpus_mask, 8);
+VENDOR_FIELD(extend_fg, n_batch, n_batch, 12);
+VENDOR_FIELD(extend_fg, cross, use_cross_attn, 13);
+VENDOR_FIELD(extend_fg, reserved, reserved, 14);
+VENDOR_SIZE(result_fg, 72);
+VENDOR_FIELD(result_fg, token, token_id, 8);
+VENDOR_FIELD(result_fg, hidden, last_hidden_layer, 16);
+VENDOR_FIELD(result_fg, logits, logits, 32);
+VENDOR_FIELD(result_fg, perf, perf, 48);
+
+
+/* Sampling, between any two structs that name its fields as rkllm.h does. */
+#define COPY_SAMPLING(to, from)                      \
+  (to).top_k = (from).top_k;                         \
+  (to).top_p = (from).top_p;                         \
+  (to).temperature = (from).temperature;             \
+  (to).repeat_penalty = (from).repeat_penalty;       \
+  (to).frequency_penalty = (from).frequency_penalty; \
+  (to).presence_penalty = (from).presence_penalty;   \
+  (to).mirostat = (from).mirostat;                   \
+  (to).mirostat_tau = (from).mirostat_tau;           \
+  (to).mirostat_eta = (from).mirostat_eta
+
+/* What the settings of a model have in all generations. */
+#define COPY_SETTINGS(to, from)                \
+  (to).max_context_len = (from).max_context_len; \
+  (to).max_new_tokens = (from).max_new_tokens;   \
+  (to).skip_special_token = (from).skip_special_token; \
+  COPY_SAMPLING(to, from)
+
+static inline void set_cpus(extend_fg* extend, const model_settings* settings) {
+  if (settings->n_threads <= 0) return;
+  extend->enabled_cpus_num = (int8_t)settings->n_threads;
+  extend->enabled_cpus_mask = settings->cpus;
+}
+
+/* 0: go on. */
+static int on_result_fg(result_fg* result, void* userdata, int state) {
+  queue* q = (queue*)userdata;
+  if (q == NULL) return 0;
+  if (state == RKLLM_RUN_NORMAL || state == RKLLM_RUN_WAITING) {
+    if (result == NULL) return 0;
+    if (q->wants_rows) { /* they come as NORMAL, in the member of the mode */
+      const rows_fg* rows = q->wants_rows == (int)RUN_LOGITS ? &result->logits : &result->last_hidden_layer;
+      queue_put_rows(q, rows->data, rows->rows, rows->cols);
+    } else {
+      queue_put(q, result->token_id, result->text);
+    }
+  } else if (state == RKLLM_RUN_FINISH || state == RKLLM_RUN_ERROR) {
+    if (result != NULL && state == RKLLM_RUN_FINISH) { /* valid at FINISH only */
+      const perf_fg* perf = &result->perf;
+      const queue_figures figures = {perf->prefill_ms, perf->generate_ms, perf->memory_mb, perf->prefill_tokens,
+                                     perf->generate_tokens};
+      queue_put_figures(q, &figures);
+    }
+    queue_finish(q, state, NULL);
+  }
+  return 0;
+}
+
+#endif /* RKLLM_EXT_GENERATION_FG_H */
