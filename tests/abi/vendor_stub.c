@@ -5,7 +5,8 @@
  * written at the offsets that were measured from the vendor's headers, every other byte is rubbish.
  *
  * Each call is a line of JSON in the file STUB_LOG. A run calls back from a thread of its own: tokens 100, 101, ...
- * with the texts "tok0 ", "tok1 " ..., every fourth without text (WAITING), the one behind it with "\xc3\xa9 ". Environment:
+ * with the texts "tok0 ", "tok1 " ..., every fourth without text (WAITING), the one behind it with "\xc3\xa9 ".
+ * Environment:
  *   STUB_TOKENS    tokens of a run when max_new_tokens is -1 (default 16)
  *   STUB_DELAY_US  time for a token (default 0), and before the first one
  *   STUB_FAIL      init: rkllm_init fails; error: a run ends with ERROR; return: it calls nothing back and returns -7;
