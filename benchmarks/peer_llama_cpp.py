@@ -111,6 +111,17 @@ def write_model(shape: Shape, kind: str, path: Path) -> None:
     writer.close()
 
 
+def prepare(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
+    """Make the files of both sides where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gguf, ours = (folder / f"{name}-{kind}.{suffix}" for suffix in ("gguf", "rkllm"))
+    if not gguf.exists():
+        write_model(SHAPES[name], kind, gguf)
+    if not ours.exists():
+        rkllm_ext.convert(gguf, ours, TYPES[kind][2])
+    return gguf, ours
+
+
 class Peer:
     """llama.cpp with one context."""
 
@@ -181,13 +192,7 @@ def median_seconds(sides: list[Any], repeats: int, work: Callable[[Any], float])
 
 def compare(name: str, kind: str, n_threads: int, arguments: argparse.Namespace) -> None:
     """Print one row for each question of a model, a type and a number of threads."""
-    folder: Path = arguments.folder
-    gguf = folder / f"{name}-{kind}.gguf"
-    ours = folder / f"{name}-{kind}.rkllm"
-    if not gguf.exists():
-        write_model(SHAPES[name], kind, gguf)
-    if not ours.exists():
-        rkllm_ext.convert(gguf, ours, TYPES[kind][2])
+    gguf, ours = prepare(name, kind, arguments.folder)
     context = max(*arguments.contexts, *arguments.prompts) + arguments.decoded * (arguments.repeats + 2)
     sides = [Peer(gguf, n_threads, context), Ours(ours, n_threads, context)]
     random = np.random.default_rng(1)
@@ -234,7 +239,6 @@ def main() -> None:
     parser.add_argument("--decoded", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path("peer-models"), help="where the files are kept")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     print(f"rkllm_ext {rkllm_ext.__version__} ({_rkllm.active_isa()}) against llama.cpp; tokens per second, medians")
     print(f"{'model':15} {'type':5} {'th':2} {'question':15} {'llama.cpp':>10} {'rkllm_ext':>10} {'ratio':>7}")
     for name in arguments.models:
