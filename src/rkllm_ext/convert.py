@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,8 @@ from .quant.quantizer import Facts
 from .quant.recipe import FileName, Recipe
 from .source_model import open_model
 from .writer import Entry, ModelWriter, check_target
+
+Packed = tuple[Union[bytes, bytearray], Facts]
 
 
 @dataclass(frozen=True)
@@ -129,26 +133,29 @@ def convert(
             vectors = factor_lengths(model.spec, seen.shapes) if quantizer.folds else {}
             entries = list(file_entries(seen.shapes, formats, vectors))
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)
+
+        def packed(entry: Entry) -> Packed:
+            with model.naming():
+                if entry.name in vectors:
+                    return _vector(quantizer.factors(entry.name), entry.cols)
+                return quantizer.pack(model.tensor(entry.name))
+
         with Progress(progress, work, f"converting to {quantized_dtype}") as done:
-            with ThreadPoolExecutor(1) as aside:  # reading a vocabulary takes about as long as hashing a small model
-                how = {"format": quantized_dtype, "algorithm": algorithm, "platform": platform}
+            how = {"format": quantized_dtype, "algorithm": algorithm, "platform": platform}
+            with ThreadPoolExecutor(2) as aside, Ahead(entries, packed) as ahead:
                 described = aside.submit(model.keys, **how)
-                fingerprint = model.checkpoint.fingerprint(done.add)
-                keys = [*described.result(), source_key(fingerprint)]
-            identity = f"{recipe.identity()} measured={measure}" if resume else None
-            with ModelWriter(target, keys, entries, identity) as file:
-                rows = list(file.kept)
-                done.add(sum(entry.n_bytes for entry in entries[: len(rows)]))
-                for entry in entries[len(rows) :]:
-                    with model.naming():
-                        if entry.name in vectors:
-                            packed = _vector(quantizer.factors(entry.name), entry.cols)
-                        else:
-                            packed = quantizer.pack(model.tensor(entry.name))
-                    data, facts = packed
-                    rows.append({**_row(entry), **facts})
-                    file.write(data, rows[-1])
-                    done.add(entry.n_bytes)
+                hashed = aside.submit(model.checkpoint.fingerprint, done.add)
+                if not resume:  # else what is to be packed is known when the file is open
+                    ahead.start(0)
+                keys = [*described.result(), source_key(hashed.result())]
+                identity = f"{recipe.identity()} measured={measure}" if resume else None
+                with ModelWriter(target, keys, entries, identity) as file:
+                    rows = list(file.kept)
+                    done.add(sum(entry.n_bytes for entry in entries[: len(rows)]))
+                    for entry, (data, facts) in ahead.start(len(rows)):
+                        rows.append({**_row(entry), **facts})
+                        file.write(data, rows[-1])
+                        done.add(entry.n_bytes)
     return ConversionReport(
         path=target,
         quantized_dtype=quantized_dtype,
@@ -162,6 +169,50 @@ def convert(
         recipe=recipe,
         tensors=rows,
     )
+
+
+class Ahead:
+    """Packs tensors in order, in a thread, a little ahead of who writes them: a context manager.
+
+    At most two are packed or being packed beside the one that was taken last.
+    """
+
+    def __init__(self, entries: Sequence[Entry], pack: Callable[[Entry], Packed]) -> None:
+        self._entries = entries
+        self._pack = pack
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[tuple[Entry, Future[Packed]]] = deque()
+        self._next: int | None = None
+
+    def start(self, first: int) -> Iterator[tuple[Entry, Packed]]:
+        """Begin with the entry of that number, if nothing was begun yet; return an iterator over the results."""
+        if self._next is None:
+            self._next = first
+            self._submit()
+            self._submit()
+        return self._results()
+
+    def _results(self) -> Iterator[tuple[Entry, Packed]]:
+        while self._waiting:
+            entry, future = self._waiting.popleft()
+            found = future.result()
+            self._submit()
+            yield entry, found
+
+    def _submit(self) -> None:
+        assert self._next is not None
+        if self._next < len(self._entries):
+            entry = self._entries[self._next]
+            self._waiting.append((entry, self._thread.submit(self._pack, entry)))
+            self._next += 1
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for waiting in self._waiting:
+            waiting[1].cancel()
+        self._thread.shutdown()
 
 
 def _write_float_copy(source: str | os.PathLike[str], path: Path) -> None:
@@ -183,7 +234,7 @@ def file_entries(
         yield Entry.of(name, shape, formats[name])
 
 
-def _vector(factors: NDArray[np.float32] | None, length: int) -> tuple[bytes | bytearray, Facts]:
+def _vector(factors: NDArray[np.float32] | None, length: int) -> Packed:
     return (np.ones(length) if factors is None else factors).astype("<f4").tobytes(), {}
 
 

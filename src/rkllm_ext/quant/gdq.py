@@ -4,7 +4,8 @@
 A block begins with what level 1 finds for it (`level1`), for the inputs that the blocks before it, quantized already,
 give. Then an offset for each weight before it is rounded, and a factor for each scale, are learned by signed gradient
 descent (SignRound, arXiv:2309.05516), so that the output of the block comes near to that of the float model; gradients
-pass the rounding as if it were not there. What has the least error on held-out sequences is kept: what was learned,
+pass the rounding as if it were not there. Products of a step are of bfloat16 numbers where the processor multiplies
+those faster: their errors are far below those of 4 bits. Everything else is float32. What has the least error on held-out sequences is kept: what was learned,
 level 1, or rounding to the nearest.
 
 Reproducible: the same seed, texts and device give the same codes.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +41,7 @@ class Settings:
     steps: int = 200  # of each block
     batch: int = 4  # sequences of a step
     seed: int = 0
-    reach: float = 0.3  # how far an offset can move in all steps together, in codes
+    reach: float = 0.7  # how far an offset can move in all steps together, in codes
     scale_reach: float = 0.03  # how far the factor of a scale can
 
 
@@ -80,6 +82,7 @@ class Learner:
         self._settings = settings
         self._progress = progress
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._halves = multiplies_halves(self._device)
         self._random = torch.Generator().manual_seed(settings.seed)
         length = min(map(len, sequences))
         ids = np.stack([each[:length] for each in sequences])
@@ -139,7 +142,8 @@ class Learner:
         for step in range(steps):
             picked = self._picked()
             rounded = {name.split(".", 2)[2]: each.weights() for name, each in matrices.items()}
-            found = self._forward(layer, self._given[picked], {**tensors, **rounded})
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._halves):
+                found = self._forward(layer, self._given[picked], {**tensors, **rounded})
             loss = ((found - target[picked]).pow(2) * _tamed(target[picked])).mean() / scale
             gradients = torch.autograd.grad(loss, parameters)
             share = 2 * (1 - step / steps) / steps  # falls to 0; all steps together make 1
@@ -226,6 +230,18 @@ class _Matrix:
             scales = rtn.stored_scales((self._scales * self.factor).cpu().numpy(), self._format)
         kept = scales if self._format.group else scales[:, 0]
         return replace(first, codes=rtn.as_stored(codes, self._format), scales=np.ascontiguousarray(kept))
+
+
+def multiplies_halves(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16 numbers."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    flags = {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def nearest(weights: Mapping[str, Float32], like: Block, formats: Mapping[str, Format | None]) -> Block:
