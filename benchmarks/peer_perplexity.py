@@ -5,8 +5,8 @@
         [--types F16,Q8_0,Q4_0] [--dtypes fp16,w8a8,w4a16_g32]
 
 Needs `llama-cpp-python`, whose own quantizer makes the types; both sides compute the same windows of the same tokens,
-and the same code makes perplexities of their logits. In llama.cpp's Q4_0 files the embedding may have 4 bits where there
-is another output matrix; ours have 8 bits in both.
+and the same code makes perplexities of their logits. In llama.cpp's Q4_0 files the embedding may have 4 bits where
+there is another output matrix; ours have 8 bits in both.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 A block begins with what level 1 finds for it (`level1`), for the inputs that the blocks before it, quantized already,
 give. Then an offset for each weight before it is rounded, and a factor for each scale, are learned by signed gradient
 descent (SignRound, arXiv:2309.05516), so that the output of the block comes near to that of the float model; gradients
-pass the rounding as if it were not there. Products of a step are of bfloat16 numbers where the processor multiplies
-those faster: their errors are far below those of 4 bits. Everything else is float32. What has the least error on held-out sequences is kept: what was learned,
-level 1, or rounding to the nearest.
+pass the rounding as if it were not there. The products of a step are of bfloat16 numbers where the processor multiplies
+those faster: their errors are far below those of 4 bits. Everything else is float32. What has the least error on
+held-out sequences is kept: what was learned, level 1, or rounding to the nearest.
 
 Reproducible: the same seed, texts and device give the same codes.
 """
