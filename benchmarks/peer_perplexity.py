@@ -114,9 +114,7 @@ def main() -> None:
         for dtype in options.dtypes.split(","):
             path = made(
                 f"{dtype}.rkllm",
-                lambda out, dtype=dtype: rkllm_ext.convert(
-                    options.source, out, dtype, optimization_level=options.opt
-                ),
+                lambda out, dtype=dtype: rkllm_ext.convert(options.source, out, dtype, optimization_level=options.opt),
             )
             with rkllm_ext.LLM(path, max_context_len=options.context, n_threads=options.threads) as llm:
                 begin = llm.tokenize("", add_bos=True)

@@ -10,7 +10,6 @@ from . import _rkllm
 from .arch import ModelSpec, find_family
 from .errors import ModelFileError
 from .readers import Checkpoint
-from .readers.json_file import read_object
 from .tokenizer import tokenizer_keys
 from .writer import Key
 
@@ -107,7 +106,7 @@ def chat_template(checkpoint: Checkpoint) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise ModelFileError(f"{path}: cannot be read: {error}") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
-        text = _template_text(_side_file(checkpoint, name).get("chat_template"))
+        text = _template_text(checkpoint.side_file(name).get("chat_template"))
         if text:
             return text
     family = find_family(checkpoint.config, checkpoint.kind).name
@@ -118,7 +117,7 @@ def tokenizer_class(checkpoint: Checkpoint) -> str:
     """Return the name of the tokenizer's class in the genuine code, "" when the checkpoint does not say."""
     if checkpoint.kind == "gguf":
         return ""
-    return str(_side_file(checkpoint, "tokenizer_config.json").get("tokenizer_class", ""))
+    return str(checkpoint.side_file("tokenizer_config.json").get("tokenizer_class", ""))
 
 
 def end_tokens(checkpoint: Checkpoint, vocab_size: int, of_tokenizer: Sequence[int] = ()) -> list[int]:
@@ -135,7 +134,7 @@ def end_tokens(checkpoint: Checkpoint, vocab_size: int, of_tokenizer: Sequence[i
         tokens, types = config.get("tokenizer.ggml.tokens"), config.get("tokenizer.ggml.token_type")
         named.append(_ends_by_text(tokens, types) if tokens is not None and types is not None else None)
     else:
-        named = [_side_file(checkpoint, "generation_config.json").get("eos_token_id"), config.get("eos_token_id")]
+        named = [checkpoint.side_file("generation_config.json").get("eos_token_id"), config.get("eos_token_id")]
     lists = [*(item if isinstance(item, list) else [item] for item in named), of_tokenizer]
     ids = [each for item in lists for each in item if each is not None]
     wrong = [each for each in ids if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < vocab_size]
@@ -175,6 +174,3 @@ def _template_text(value: Any) -> str:
         value = named.get("default")
     return value if isinstance(value, str) else ""
 
-
-def _side_file(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    return read_object(checkpoint.files[name]) if name in checkpoint.files else {}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rkllm_ext.toolkit")
 _CHAT_ARGUMENTS = ("max_length", "top_k", "top_p", "temperature", "do_sample", "repetition_penalty")
 _DEVICES = ("cpu", "cuda")
+_ADAPTER = "adapter"  # the name under which the loaded adapter answers
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
@@ -250,6 +251,8 @@ class RKLLM:
     def get_logits(self, inputs: Any) -> Any:
         """Return the logits of a text, of the weights that would be exported (fp16 ones before `build`).
 
+        Where an adapter was loaded they are those of the model with it.
+
         Parameters
         ----------
         inputs : mapping
@@ -270,11 +273,11 @@ class RKLLM:
                 raise InvalidArgumentError(
                     f"attention_mask must be {len(ids)} ones; padding is not supported, give the tokens alone"
                 )
-        return _as_given(self._model(len(ids)).logits(ids)[None], given)
+        return _as_given(self._model(len(ids)).logits(ids, lora=self._lora())[None], given)
 
     @_guarded(None)
     def chat_model(self, messages: Messages, args: Mapping[str, Any] | None = None) -> str | None:
-        """Return the model's answer.
+        """Return the model's answer, that of the model with its adapter where one was loaded.
 
         Parameters
         ----------
@@ -295,6 +298,7 @@ class RKLLM:
         overrides: dict[str, Any] = {
             name: settings[name] for name in ("top_k", "top_p", "temperature") if name in settings
         }
+        overrides["lora"] = self._lora()
         if "repetition_penalty" in settings:
             overrides["repeat_penalty"] = settings["repetition_penalty"]
         if not settings.get("do_sample", True):
@@ -317,12 +321,18 @@ class RKLLM:
         from .llm import LLM
 
         built = self._built or self._convert(self._loaded(), {})
-        if self._llm is not None and self._llm.info.max_context_len < n_tokens <= self._llm.info.max_context:
+        longer = self._llm is not None and self._llm.info.max_context_len < n_tokens <= self._llm.info.max_context
+        if self._llm is not None and not longer:
+            return self._llm
+        if self._llm is not None:
             self._llm.close()
-            self._llm = LLM(built, max_context_len=n_tokens)
-        elif self._llm is None:
-            self._llm = LLM(built)
+        self._llm = LLM(built, max_context_len=n_tokens if longer else None)
+        if self._adapter is not None:
+            self._llm.load_lora(adapter_path(built), _ADAPTER)
         return self._llm
+
+    def _lora(self) -> str | None:
+        return None if self._adapter is None else _ADAPTER
 
     def _loaded(self) -> Path:
         if self._source is None:

@@ -202,12 +202,14 @@ def test_sampling_settings_of_a_model(tiny_model: Path) -> None:
 
 
 def test_special_tokens_are_left_out_of_the_text_unless_asked_for(tiny_model: Path) -> None:
-    with LLM(tiny_model, max_context_len=512, max_new_tokens=400, temperature=50.0, top_k=0, top_p=1.0, seed=3) as llm:
-        with_them = llm.generate(PROMPT, ignore_eos=True, skip_special_token=False)
-        without = llm.generate(PROMPT, ignore_eos=True)
-        assert with_them.token_ids.tolist() == without.token_ids.tolist()
-        assert "<|im_" in with_them.text
-        assert "<|im_" not in without.text
+    with LLM(tiny_model, max_context_len=512, max_new_tokens=8, top_k=1) as llm:
+        (special,) = llm.tokenize("<|im_start|>", parse_special=True).tolist()
+        preferred = {"ignore_eos": True, "logit_bias": {special: 1e4}}
+        with_them = llm.generate(PROMPT, skip_special_token=False, **preferred)
+        without = llm.generate(PROMPT, **preferred)
+        assert with_them.token_ids.tolist() == without.token_ids.tolist() == [special] * 8
+        assert with_them.text == "<|im_start|>" * 8
+        assert without.text == ""
 
 
 def test_figures_of_a_run(llm: LLM) -> None:

@@ -439,3 +439,24 @@ def test_an_adapter_that_does_not_fit_fails(tiny_llama: Path, tmp_path: Path) ->
     assert model.load_huggingface(tiny_llama, model_lora=wrong) == 0
     assert model.build() == -1
     assert "layers.7" in model.last_error
+
+
+def test_a_loaded_adapter_takes_part_in_logits_and_answers(tiny_llama: Path, tmp_path: Path) -> None:
+    pairs = {name: (a, 20 * b) for name, (a, b) in random_pairs(PAIRS, rank=4).items()}
+    adapter = write_peft(tmp_path / "adapter", pairs, lora_alpha=8)
+    asked = {"max_length": 40, "do_sample": False}
+    plain, model = RKLLM(), RKLLM()
+    assert plain.load_huggingface(tiny_llama) == 0
+    assert model.load_huggingface(tiny_llama, model_lora=adapter) == 0
+    for each in (plain, model):
+        assert each.build(optimization_level=0) == 0
+    assert model.export_rkllm(tmp_path / "m.rkllm") == 0
+    with LLM(tmp_path / "m.rkllm", top_k=1) as llm:
+        llm.load_lora(tmp_path / "m_lora.rkllm", "its")
+        expected = llm.logits(np.array(IDS, np.int32), lora="its")
+        answer = llm.generate("Once upon", lora="its", max_new_tokens=40 - llm.count_tokens("Once upon"))
+    found = model.get_logits({"input_ids": np.array([IDS])})
+    assert np.array_equal(found[0], expected)
+    assert not np.array_equal(found, plain.get_logits({"input_ids": np.array([IDS])}))
+    assert model.chat_model("Once upon", asked) == answer.text
+    assert plain.chat_model("Once upon", asked) != answer.text

@@ -24,7 +24,7 @@ Ids = NDArray[np.int32]
 _HELD_EVERY = 4  # of so many sequences one is held out
 _ROWS = 512  # that are kept of the held-out sequences
 _BUDGET = 1 << 30
-_SEQUENCES = 48
+_SEQUENCES = 128
 LENGTH = 256  # tokens
 
 

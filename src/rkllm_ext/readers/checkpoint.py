@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFileError, RKLLMError
+from .json_file import read_object
 
 Float32 = NDArray[np.float32]
 Stored = NDArray[Any]
@@ -57,6 +58,7 @@ class Checkpoint:
         self.config = config
         self.files = files
         self._tensors = tensors
+        self._objects: dict[str, dict[str, Any]] = {}
 
     @property
     def tensor_names(self) -> list[str]:
@@ -113,6 +115,18 @@ class Checkpoint:
             Returned together as a tuple; None for any other tensor.
         """
         return self._tensors.load_codes(name)
+
+    def side_file(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file beside the weights, {} where there is no such file. Reads it once.
+
+        Raises
+        ------
+        ModelFileError
+            The file cannot be read or holds no JSON object.
+        """
+        if name not in self._objects:
+            self._objects[name] = read_object(self.files[name]) if name in self.files else {}
+        return self._objects[name]
 
     def fingerprint(self, progress: Callable[[int], None] | None = None) -> str:
         """Return a SHA-256, hexadecimal, over names, sizes and checksums of the source files (docs/format.md).
