@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ class Stub:
         return [row for row in rows if name in ("", row["call"])]
 
 
-def build(compile_c: Compile, folder: Path, generation: str, version: str) -> Stub:
-    flags = (f"-DGENERATION='{generation}'", f'-DVERSION="{version}"')
-    name = f"stub-{generation}-{abs(hash(version))}.so"
+def build(compile_c: Compile, folder: Path, generation: str, version: str, *more: str) -> Stub:
+    flags = (f"-DGENERATION='{generation}'", f'-DVERSION="{version}"', *more)
+    name = f"stub-{generation}.so"
     return Stub(generation, folder_of(compile_c(STUB, name, *flags, *SHARED), folder))
 
 
@@ -549,6 +550,22 @@ def test_a_library_that_lacks_a_function_of_its_generation_is_refused(compile_c:
 # ---- the module itself ----
 
 
+@pytest.mark.parametrize("generation", DRIVEN)
+def test_threads_of_runs_race_with_nobody(compile_c: Compile, repo: Path, tmp_path: Path, generation: str) -> None:
+    binding = repo / "src" / "rkllm_ext"
+    sources = [str(path) for path in (*sorted(binding.glob("_generation*.c")), binding / "_queue.c")]
+    flags = ("-std=c99", "-g", "-fsanitize=thread", f"-I{binding}", *sources, "-ldl", "-lpthread")
+    program = compile_c(Path(__file__).with_name("generation_program.c"), "generation_program", *flags)
+    stub = build(compile_c, tmp_path, generation, RELEASES[generation], "-fsanitize=thread")
+    environment = {**os.environ, "STUB_LOG": os.devnull, "STUB_DELAY_US": "300"}
+    command = [str(program), generation, str(stub.folder / "librkllmrt.so")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    if "unexpected memory mapping" in result.stderr:
+        pytest.skip("this kernel's address randomization is too wide for the thread sanitizer: vm.mmap_rnd_bits")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "the generation keeps its promises\n"
+
+
 def test_the_module_needs_one_symbol_that_every_release_has(compile_c: Compile, tmp_path: Path) -> None:
     source = tmp_path / "oldest.c"  # 1.0.0, as far as importing is concerned
     source.write_text("int rkllm_init(void);\nint rkllm_init(void) { return 0; }\n")
@@ -558,3 +575,27 @@ def test_the_module_needs_one_symbol_that_every_release_has(compile_c: Compile, 
         f"UnsupportedByRuntimeError {tmp_path}/librkllmrt.so is the vendor's library 1.0.0, whose interface rkllm_ext "
         f"does not drive; {INSTEAD}"
     )
+
+
+# ---- the command line ----
+
+
+def test_the_command_line_runs_on_it_and_says_what_it_is(stub: Stub) -> None:
+    code = """
+import sys
+from rkllm_ext.cli import main
+def call(*words):
+    try:
+        main(list(words))
+    except SystemExit as end:
+        return end.code
+call("run", sys.argv[1], "hello", "--tokens", "3")
+call("run", sys.argv[1], "hello", "--tokens", "3", "--raw")
+print(call("run", sys.argv[1], "hello", "--seed", "1"))
+call("doctor")
+"""
+    lines = stub.run(code)
+    assert lines[:3] == ["tok0 tok1 tok2 ", "tok0 tok1 tok2 ", "1"]
+    release = RELEASES[stub.generation]
+    assert f"ok       library            the vendor's, of release {release}, {stub.folder}/librkllmrt.so" in lines
+    assert len(stub.calls("set_chat_template")) == (0 if stub.generation == "C" else 1)

@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
   Callback callback;
   int32_t max_new_tokens;
-  volatile int stop;
+  int stop; /* of several threads: __atomic */
   /* the run */
   void* userdata;
   int32_t mode;
@@ -249,7 +249,7 @@ static void* generate(void* argument) {
   int32_t i;
   usleep((useconds_t)delay);
   if (model->mode != 0) say_rows(model);
-  for (i = 0; model->mode == 0 && i < model->count && !model->stop; ++i) {
+  for (i = 0; model->mode == 0 && i < model->count && !__atomic_load_n(&model->stop, __ATOMIC_SEQ_CST); ++i) {
     usleep((useconds_t)delay);
     snprintf(text, sizeof text, i > 0 && i % 4 == 0 ? "\xc3\xa9 " : "tok%d ", (int)i);
     if (i == 2 && fails("error")) break;
@@ -326,7 +326,7 @@ API int rkllm_run(void* handle, void* input, void* how, void* userdata) {
   log_end(file);
   if (model->count < 0) model->count = number("STUB_TOKENS", 16);
   model->userdata = userdata;
-  model->stop = 0;
+  __atomic_store_n(&model->stop, 0, __ATOMIC_SEQ_CST);
   if (fails("return")) return -7;
   pthread_create(&thread, NULL, generate, model);
   pthread_join(thread, NULL);
@@ -335,7 +335,7 @@ API int rkllm_run(void* handle, void* input, void* how, void* userdata) {
 
 API int rkllm_abort(void* handle);
 API int rkllm_abort(void* handle) {
-  ((Model*)handle)->stop = 1;
+  __atomic_store_n(&((Model*)handle)->stop, 1, __ATOMIC_SEQ_CST);
   return 0;
 }
 
