@@ -50,11 +50,11 @@ static const char* library_file(void) {
 }
 
 static void* library_symbol(const char* name) {
-  /* Only the library itself is asked: RTLD_DEFAULT could find another one that the program has loaded. */
-  void* handle = dlopen(library_file(), RTLD_LAZY | RTLD_NOLOAD);
-  void* symbol = dlsym(handle != NULL ? handle : RTLD_DEFAULT, name);
-  if (handle != NULL) dlclose(handle); /* the module keeps its own reference */
-  return symbol;
+  /* Only the library itself is asked: RTLD_DEFAULT could find another one that the program has loaded. It is found when
+   * the module is imported: its path may be relative to the folder that the program was started in. */
+  static void* handle = NULL;
+  if (handle == NULL) handle = dlopen(library_file(), RTLD_LAZY | RTLD_NOLOAD);
+  return dlsym(handle != NULL ? handle : RTLD_DEFAULT, name);
 }
 
 /* Fill the table. memcpy, because ISO C has no cast from void* to a function pointer. */

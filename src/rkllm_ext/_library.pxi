@@ -3,6 +3,9 @@
 
 library_resolve()
 
+# Of LD_LIBRARY_PATH it may be relative to the folder that the program was started in.
+cdef str LIBRARY_PATH = os.path.abspath(os.fsdecode(<bytes>library_file()))
+
 Format = namedtuple("Format", "name bits group scale_bits activation_bits offered")
 SpecField = namedtuple("SpecField", "type name default meaning")
 
@@ -70,8 +73,8 @@ cdef int check(int code, LLMHandle handle, str call) except -1:
 
 
 def library_path():
-    """Return the path of the library in use, as the loader names it."""
-    return os.fsdecode(<bytes>library_file())
+    """Return the path of the library in use."""
+    return LIBRARY_PATH
 
 
 def is_extended():

@@ -577,6 +577,18 @@ def test_the_module_needs_one_symbol_that_every_release_has(compile_c: Compile, 
     )
 
 
+def test_a_relative_path_is_that_of_the_beginning(stub: Stub) -> None:
+    code = """
+import os
+import rkllm_ext._rkllm
+os.chdir("/")
+print(rkllm_ext._rkllm.library_path())
+print(LLM(sys.argv[1], max_new_tokens=1).generate("hello").text)
+"""
+    lines = stub.run(code, LD_LIBRARY_PATH=os.path.relpath(stub.folder))
+    assert lines == [f"{stub.folder}/librkllmrt.so", "tok0 "]
+
+
 # ---- the command line ----
 
 
