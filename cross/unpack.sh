@@ -12,7 +12,8 @@ usage: cross/unpack.sh WHAT FOLDER
   python3.9, python3.11, python3.13
                  an arm64 Python: its headers for cross/build.sh -p FOLDER; FOLDER/bin/python3.11 runs it with
                  qemu-aarch64, as the processor that QEMU_CPU names
-  pc-python3.9   Debian 11's Python 3.9 for this PC, which builds wheels for 3.9: FOLDER/bin/python3.9
+  pc-python3.9   Debian 11's Python 3.9 for this PC, which builds wheels for 3.9: FOLDER/bin/python3.9, with the
+                 packages build, scikit-build-core and cython, fetched by pip of $PYTHON, or python3
 
 Needs apt-get and dpkg-deb, no root. Packages come from the mirror of this machine, or of DEBIAN_MIRROR.
 TEXT
@@ -116,7 +117,11 @@ pc_python() {
   unpack "python$version-minimal" "libpython$version-"{minimal,stdlib} libssl1.1 libffi7 libmpdec3 libexpat1 zlib1g libbz2-1.0
   launcher "python$version" 'LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}' \
     "exec \"\$root/usr/bin/python$version\""
-  "$folder/bin/python$version" -c 'import ctypes, hashlib, sys, zlib; print("Python", sys.version.split()[0])'
+  # pip decides what else is needed by the Python that it runs on, so all of it is named here.
+  "${PYTHON:-python3}" -m pip install -q --disable-pip-version-check --target "$folder/usr/lib/python3/dist-packages" \
+    --python-version "$version" --only-binary=:all: --no-deps "build<1.3" "scikit-build-core<0.12" "cython<3.4" \
+    "importlib-metadata<8" "packaging<26" pyproject_hooks pathspec zipp tomli typing-extensions exceptiongroup
+  "$folder/bin/python$version" -c 'import Cython, build, scikit_build_core, sys; print("Python", sys.version.split()[0])'
 }
 
 if [ -e "$target" ]; then

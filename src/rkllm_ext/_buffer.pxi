@@ -73,8 +73,15 @@ cdef Buffer writable(object array):
 
 
 cdef object new_array(tuple shape, str element):
-    import numpy
-
+    # An array that the library fills; where there is no numpy (Android), a memoryview of the same shape and elements.
+    try:
+        import numpy
+    except ImportError:
+        codes, size = ELEMENTS[element]
+        count = 1
+        for extent in shape:
+            count *= extent
+        return memoryview(bytearray(size * count)).cast(codes[0], shape)
     return numpy.empty(shape, dtype=element)
 
 

@@ -71,12 +71,15 @@ class Session(BaseSession):
 
         Out of date after the session's next `prefill`, `step`, `truncate` or `close`: a use of it then raises
         InvalidArgumentError. `logits.copy()` stays. None when there are none: an empty session, or after `truncate`.
+        Where there is no numpy (Android) it is a memoryview, which keeps the values of its step.
         """
         memory = self.hold_logits()
         if memory is None:
             return None
-        from .logits import Logits
-
+        try:
+            from .logits import Logits
+        except ImportError:
+            return cast(Any, memoryview(memory).cast("f"))
         return Logits.of(self, memory)
 
     def sample(self, mask: Array | None = None, **overrides: Any) -> int:
@@ -115,8 +118,12 @@ def _bits(mask: Array) -> Array:
     # A truth value for each token as a bit for each, in words of 32.
     if memoryview(cast(Any, mask)).format != "?":
         return mask
-    import numpy as np
-
+    try:
+        import numpy as np
+    except ImportError:  # Android
+        plain = memoryview(cast(Any, mask)).cast("B")
+        words = sum(1 << token for token, allowed in enumerate(plain) if allowed)
+        return words.to_bytes(4 * ((len(plain) + 31) // 32), "little")
     bits = np.packbits(np.asarray(mask).reshape(-1), bitorder="little")
     return np.concatenate([bits, np.zeros(-len(bits) % 4, np.uint8)])
 

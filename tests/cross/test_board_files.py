@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from board import (
+    PREFIX,
+    PROCESSORS,
+    declared,
+    dynamic,
+    emulate,
+    exported,
+    is_stripped_for_aarch64,
+    needs_compiler,
+    needs_emulator,
+    run,
+)
 
 import rkllm_ext
 
-PREFIX = "aarch64-linux-gnu-"
-SYSROOT = "/usr/aarch64-linux-gnu"
-EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+pytestmark = needs_compiler
 PROGRAMS = ["bin/llm_demo", "bin/multimodal_demo"]
 LIBRARY = "lib/librkllmrt.so"
 #: Functions of the compiler and its C++ library, which come with every C++ library: names of C++, its runtime, and
@@ -23,42 +30,6 @@ LIBRARY = "lib/librkllmrt.so"
 CXX = re.compile(
     r"_Z|__cxa_|__gxx_|_Unwind_|__dso_handle|__aarch64_|__libc_single_threaded|__stack_chk_|_GLOBAL_OFFSET_"
 )
-
-pytestmark = [
-    pytest.mark.cross,
-    pytest.mark.skipif(not shutil.which(PREFIX + "g++"), reason="needs g++-aarch64-linux-gnu"),
-    pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake"),
-]
-
-
-def run(*command: object, text: str | None = None, **environment: str) -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, "LC_ALL": "C", **environment},
-        input=text,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder to build in; RKLLM_TEST_CROSS_BUILD names one that is kept."""
-    kept = os.environ.get("RKLLM_TEST_CROSS_BUILD")
-    return Path(kept) if kept else tmp_path_factory.mktemp("cross") / "build"
-
-
-@pytest.fixture(scope="module")
-def out(repo: Path, build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("board")
-    run(repo / "cross" / "build.sh", "aarch64-linux", "-o", folder, "-b", build, RKLLM_CROSS_PREFIX=PREFIX)
-    return folder
-
-
-def dynamic(file: Path, tag: str) -> list[str]:
-    return re.findall(rf"\({tag}\)[^\[]*\[(.*)\]", run(PREFIX + "readelf", "--dynamic", "--wide", file))
 
 
 def undefined(objects: list[Path]) -> set[str]:
@@ -73,15 +44,19 @@ def undefined(objects: list[Path]) -> set[str]:
     return needed - defined
 
 
+def objects_of_programs(build: Path) -> list[Path]:
+    """Return the compiled sources of the library and all programs; those of the Python module call Python."""
+    return [path for path in sorted(build.rglob("*.o")) if "_rkllm.dir" not in str(path)]
+
+
 def test_every_file_is_there(out: Path) -> None:
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and path.suffix != ".whl"}
     assert files == {LIBRARY, *PROGRAMS, "include/rkllm.h", "include/rkllm_ext.h"}
 
 
 @pytest.mark.parametrize("name", [LIBRARY, *PROGRAMS])
 def test_files_are_for_aarch64_and_stripped(out: Path, name: str) -> None:
-    assert re.search(r"Machine:\s+AArch64", run(PREFIX + "readelf", "--file-header", out / name))
-    assert ".symtab" not in run(PREFIX + "readelf", "--sections", "--wide", out / name)
+    assert is_stripped_for_aarch64(out / name)
 
 
 def test_library_has_the_name_that_programs_load_and_needs_only_the_c_library(out: Path) -> None:
@@ -93,10 +68,7 @@ def test_library_has_the_name_that_programs_load_and_needs_only_the_c_library(ou
 
 
 def test_library_exports_what_the_headers_declare(out: Path) -> None:
-    headers = "".join(path.read_text() for path in (out / "include").iterdir())
-    declared = set(re.findall(r"^RKLLM_API\s[^(;]*?\b(rkllm_\w+)\(", headers, re.M))
-    listing = run(PREFIX + "nm", "--dynamic", "--defined-only", "--format=posix", out / LIBRARY)
-    assert {line.split()[0] for line in listing.splitlines()} == declared
+    assert exported(out / LIBRARY) == declared(out / "include")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -109,7 +81,7 @@ def test_programs_find_the_library_beside_them_and_yield_to_the_environment(out:
 def test_android_7_offers_all_that_is_called(repo: Path, out: Path, build: Path) -> None:
     table = re.sub(r"#.*", "", (repo / "tests" / "cross" / "bionic24.txt").read_text()).split()
     called_there = dict(word.split("=") for word in table if "=" in word)
-    objects = sorted(build.rglob("*.o"))
+    objects = objects_of_programs(build)
     assert sum("rkllm_objects" in str(path) for path in objects) > 50
     needed = {called_there.get(name, name) for name in undefined(objects) if not CXX.match(name)}
     assert {"malloc", "mmap", "pthread_mutex_lock", "__errno"} <= needed  # the list is the real one
@@ -117,17 +89,17 @@ def test_android_7_offers_all_that_is_called(repo: Path, out: Path, build: Path)
 
 
 def test_nothing_of_the_cxx_library_is_used_that_ndk_r21_lacks(out: Path, build: Path) -> None:
-    needed = "\n".join(undefined(sorted(build.rglob("*.o"))))
+    needed = "\n".join(undefined(objects_of_programs(build)))
     assert "_ZNSt" in needed
     assert not re.search(r"filesystem|_ZSt10from_charsPKcS0_R[fde]|_ZSt8to_charsPcS_[fde]|3pmr", needed)
 
 
-@pytest.mark.skipif(not EMULATOR, reason="needs qemu-user-static")
-@pytest.mark.parametrize("processor", ["cortex-a72", "cortex-a76"])
+@needs_emulator
+@pytest.mark.parametrize("processor", PROCESSORS)
 def test_the_demo_answers_as_python_on_this_machine_does(out: Path, tiny_model: Path, processor: str) -> None:
     with rkllm_ext.LLM(tiny_model, max_context_len=256, top_k=1) as llm:
         expected = llm.generate("Once upon a time", max_new_tokens=12).text
-    program = [out / "bin" / "llm_demo", tiny_model, 12, 256, "--greedy"]
-    said = run(EMULATOR, "-cpu", processor, "-L", SYSROOT, *program, text="Once upon a time\n")
+    arguments = [tiny_model, 12, 256, "--greedy"]
+    said = emulate(processor, out / "bin" / "llm_demo", *arguments, libraries=out / "lib", text="Once upon a time\n")
     assert expected
     assert expected in said
