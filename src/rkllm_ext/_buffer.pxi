@@ -89,7 +89,9 @@ cdef object ids_array(const int32_t* ids, size_t count):
     # int32 ids as a numpy array; as array.array where there is no numpy (Android).
     cdef Buffer out
     try:
-        array = new_array((count,), "int32")
+        import numpy
+
+        array = numpy.empty(count, dtype="int32")
     except ImportError:
         from array import array as plain
 

@@ -22,7 +22,8 @@ pytestmark = [*needs_compiler, needs_emulator]
 def native(out: Path, build: Path) -> Path:
     """Build the native tests in the folder of the library, and return it."""
     run("cmake", "-S", REPO, "-B", build, "-DRKLLM_EXT_PYTHON=OFF", "-DRKLLM_EXT_TESTS=ON", RKLLM_CROSS_PREFIX=PREFIX)
-    run("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1), "--target", "rkllmrt", *NATIVE_TESTS, SLOW_TEST)
+    targets = ["rkllmrt", *NATIVE_TESTS, SLOW_TEST]
+    run("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1), "--target", *targets)
     return build
 
 

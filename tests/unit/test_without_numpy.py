@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The binding with plain Python buffers: array.array, memoryview, ctypes arrays, bytearrays; nothing here needs numpy.
 
-The last test runs this file once more in a Python that finds no numpy, as on Android, where the index has no wheel of it.
+The last test runs this file once more in a Python that finds no numpy, as on Android, for which it has no wheel.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ def llm(model: Path) -> Iterator[LLM]:
         yield opened
 
 
+def from_array(numbers: list[int]) -> array[int]:
+    return array("i", numbers)
+
+
 def from_bytes(numbers: list[int]) -> memoryview:
     return memoryview(array("i", numbers).tobytes()).cast("i")
 
@@ -74,7 +78,7 @@ def floats(values: Any) -> list[Any]:
     return memoryview(values).tolist()
 
 
-@pytest.mark.parametrize("kind", [lambda ids: array("i", ids), from_bytes, from_ctypes], ids=["array", "bytes", "ctypes"])
+@pytest.mark.parametrize("kind", [from_array, from_bytes, from_ctypes])
 def test_token_ids_in_any_buffer_give_the_same_answer(llm: LLM, kind: Callable[[list[int]], Any]) -> None:
     expected = list(llm.generate(array("i", IDS), ignore_eos=True).token_ids)
     assert len(expected) == 6
@@ -88,7 +92,7 @@ def test_embeddings_in_a_memoryview_are_an_input(llm: LLM) -> None:
     assert once.perf.prefill_tokens == 3
     with llm.session() as session:
         session.prefill(given)
-        assert session.sample() == list(once.token_ids)[0]
+        assert session.sample() == once.token_ids[0]
 
 
 def test_embeddings_of_another_width_are_refused(llm: LLM) -> None:
@@ -117,7 +121,7 @@ def test_logits_have_rows_of_the_vocabulary(llm: LLM) -> None:
     logits = llm.logits(array("i", IDS))
     assert memoryview(logits).shape == (len(IDS), llm.info.vocab_size)
     last = floats(logits)[-1]
-    assert last.index(max(last)) == list(llm.generate(array("i", IDS), ignore_eos=True).token_ids)[0]
+    assert last.index(max(last)) == llm.generate(array("i", IDS), ignore_eos=True).token_ids[0]
 
 
 def test_hidden_states_have_rows_of_the_model(llm: LLM) -> None:
@@ -168,7 +172,7 @@ def test_a_saved_session_goes_on(llm: LLM, tmp_path: Path) -> None:
 
 
 def test_the_package_imports_without_loading_numpy() -> None:
-    code = "import sys, rkllm_ext; rkllm_ext.LLM, rkllm_ext.Session, rkllm_ext.Multimodal; print('numpy' in sys.modules)"
+    code = "import sys; from rkllm_ext import LLM, Multimodal, Session; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr
 
