@@ -181,7 +181,8 @@ def test_the_package_imports_without_loading_numpy() -> None:
 def test_all_of_this_holds_where_there_is_no_numpy(model: Path, tmp_path: Path) -> None:
     (tmp_path / "no_numpy.py").write_text(BLOCKER)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no_numpy", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no_numpy", "-p", "no:cacheprovider"]
+    command += ["--noconftest", __file__]  # those of other tests need numpy
     environment = {**os.environ, "PYTHONPATH": path, MODEL: str(model)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
