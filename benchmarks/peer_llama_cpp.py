@@ -31,6 +31,7 @@ TYPES = {
     "q8_0": (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q8_0, "w8a8"),
     "f16": (GGMLQuantizationType.F16, GGMLQuantizationType.F16, "fp16"),
 }
+ACTIVATIONS = {"q4_0-int8": "int8"}  # the files of the type before the hyphen, run with others than the format's
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ class Peer:
 class Ours:
     """This engine with one session."""
 
-    def __init__(self, path: Path, n_threads: int, context: int) -> None:
-        self.llm = rkllm_ext.LLM(path, n_threads=n_threads, max_context_len=context)
+    def __init__(self, path: Path, n_threads: int, context: int, activations: str | None = None) -> None:
+        self.llm = rkllm_ext.LLM(path, n_threads=n_threads, max_context_len=context, activations=activations)
         self.session = self.llm.session()
 
     def run(self, ids: np.ndarray, anew: bool) -> float:
@@ -192,9 +193,9 @@ def median_seconds(sides: list[Any], repeats: int, work: Callable[[Any], float])
 
 def compare(name: str, kind: str, n_threads: int, arguments: argparse.Namespace) -> None:
     """Print one row for each question of a model, a type and a number of threads."""
-    gguf, ours = prepare(name, kind, arguments.folder)
+    gguf, ours = prepare(name, kind.split("-")[0], arguments.folder)
     context = max(*arguments.contexts, *arguments.prompts) + arguments.decoded * (arguments.repeats + 2)
-    sides = [Peer(gguf, n_threads, context), Ours(ours, n_threads, context)]
+    sides = [Peer(gguf, n_threads, context), Ours(ours, n_threads, context, ACTIVATIONS.get(kind))]
     random = np.random.default_rng(1)
     try:
         for n in arguments.prompts:
@@ -221,7 +222,7 @@ def decode(n: int, side: Any) -> float:
 
 def print_row(name: str, kind: str, n_threads: int, question: str, tokens: int, seconds: list[float]) -> None:
     peer, ours = (tokens / s for s in seconds)
-    print(f"{name:15} {kind:5} {n_threads:2d} {question:15} {peer:10.1f} {ours:10.1f} {ours / peer:7.2f}", flush=True)
+    print(f"{name:15} {kind:9} {n_threads:2d} {question:15} {peer:10.1f} {ours:10.1f} {ours / peer:7.2f}", flush=True)
 
 
 def numbers(text: str) -> list[int]:
@@ -231,7 +232,7 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", default=["smollm2-135m", "qwen2-0.5b"], help=", ".join(SHAPES))
-    parser.add_argument("--types", default="q4_0,q8_0,f16")
+    parser.add_argument("--types", default="q4_0,q4_0-int8,q8_0,f16")
     parser.add_argument("--threads", type=numbers, default=[1, 2])
     parser.add_argument("--prompts", type=numbers, default=[128, 512])
     parser.add_argument("--contexts", type=numbers, default=[16, 1024])
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("peer-models"), help="where the files are kept")
     arguments = parser.parse_args()
     print(f"rkllm_ext {rkllm_ext.__version__} ({_rkllm.active_isa()}) against llama.cpp; tokens per second, medians")
-    print(f"{'model':15} {'type':5} {'th':2} {'question':15} {'llama.cpp':>10} {'rkllm_ext':>10} {'ratio':>7}")
+    print(f"{'model':15} {'type':9} {'th':2} {'question':15} {'llama.cpp':>10} {'rkllm_ext':>10} {'ratio':>7}")
     for name in arguments.models:
         for kind in arguments.types.split(","):
             for n_threads in arguments.threads:
