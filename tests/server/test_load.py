@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -212,3 +214,12 @@ def test_a_killed_server_starts_again(start: Callable[..., Running], tiny_model:
     assert again.port == server.port
     assert again.call(COMPLETE, body)[2]["choices"] == before
     assert again.stop() == 0
+
+
+def test_the_benchmark_measures_engine_and_server(start: Callable[..., Running], tiny_model: Path, repo: Path) -> None:
+    script = repo / "benchmarks" / "bench_server.py"
+    options = ["--tokens", "6", "--rounds", "1", "--clients", "1", "2", "--json"]
+    ran = subprocess.run([sys.executable, script, tiny_model, *options], capture_output=True, text=True, check=True)
+    speeds = json.loads(ran.stdout)["tokens_per_second"]
+    assert set(speeds) == {"engine", "server, 1", "server, 2"}
+    assert min(speeds.values()) > 0
