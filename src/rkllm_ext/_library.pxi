@@ -92,7 +92,7 @@ def formats():
     """Return the weight formats, in the library's order, as a list of `Format`."""
     cdef RKLLMExtFormat row
     cdef int index = 0
-    need(<void*>ext_format, "formats()")
+    need(<void*>ext_format, "the list of weight formats")
     rows = []
     while ext_format(index, &row) == 0:
         rows.append(Format(text_of(row.name), row.bits, row.group, row.scale_bits, row.activation_bits,

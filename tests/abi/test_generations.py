@@ -70,6 +70,11 @@ def stub(request: pytest.FixtureRequest, compile_c: Compile, tmp_path_factory: p
     return build(compile_c, tmp_path_factory.mktemp(generation), generation, f"version: {RELEASES[generation]}")
 
 
+@pytest.fixture(scope="module")
+def newest(compile_c: Compile, tmp_path_factory: pytest.TempPathFactory) -> Stub:
+    return build(compile_c, tmp_path_factory.mktemp("newest"), "G", "1.3.0")
+
+
 def sampling_of(call: dict[str, Any]) -> dict[str, Any]:
     return {name: call[name] for name in SETTINGS}
 
@@ -466,13 +471,11 @@ except rkllm_ext.RKLLMError as error:
         ("llm.info", "info"),
         ("LLM(sys.argv[1], kv_type='int8')", "option kv_type=int8"),
         ("LLM(sys.argv[1], draft=4)", "option draft=4"),
+        ("LLM(sys.argv[1], activations='int8')", "option activations=int8"),
         ("rkllm_ext.Tokenizer(sys.argv[1])", "Tokenizer"),
     ],
 )
-def test_what_no_generation_has_is_refused_by_name(
-    compile_c: Compile, tmp_path_factory: pytest.TempPathFactory, use: str, feature: str
-) -> None:
-    stub = build(compile_c, tmp_path_factory.mktemp("refused"), "G", "1.3.0")
+def test_what_no_generation_has_is_refused_by_name(newest: Stub, use: str, feature: str) -> None:
     code = f"""
 with LLM(sys.argv[1], max_new_tokens=2) as llm:
     try:
@@ -481,9 +484,9 @@ with LLM(sys.argv[1], max_new_tokens=2) as llm:
         print(error)
     print(llm.generate("still").text)
 """
-    assert stub.run(code) == [
+    assert newest.run(code) == [
         f"{feature} needs rkllm_ext's own library; LD_LIBRARY_PATH puts another one first "
-        f"({stub.folder}/librkllmrt.so)",
+        f"({newest.folder}/librkllmrt.so)",
         "tok0 tok1 ",
     ]
 
