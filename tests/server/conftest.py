@@ -21,12 +21,12 @@ NEEDED = ("flask", "waitress", "pydantic", "prometheus_client", "llguidance")
 
 
 class Running:
-    """A server process. `ended()` waits for its exit status."""
+    """A server process, `serve` or `ui`. `ended()` waits for its exit status."""
 
-    def __init__(self, model: Path, *options: str) -> None:
+    def __init__(self, model: Path, *options: str, command: str = "serve") -> None:
         program = "from rkllm_ext.cli import main; main()"
-        command = [sys.executable, "-c", program, "serve", str(model), "--port", "0", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        arguments = [sys.executable, "-c", program, command, str(model), "--port", "0", *options]
+        self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.lines: list[str] = []
         while " is served on " not in (line := self.process.stderr.readline()):

@@ -68,5 +68,6 @@ def command(
         app = create_page(loaded, parallel=parallel, max_queue=max_queue, system=system, auth=auth, timeout=timeout)
         if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
             click.echo("anybody who reaches this address can use the page; set --auth", err=True)
-        click.echo(f"{loaded.name} answers on http://{host}:{listening.getsockname()[1]}", err=True)
+        port = listening.getsockname()[1]
+        click.echo(f"{loaded.name} is served on http://{host}:{port}, {parallel} answers at once", err=True)
         run_page(app, listening, drain)

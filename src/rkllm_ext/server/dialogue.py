@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ def request_of(
     return Request(ids, max_tokens=settings.max_tokens, sampling=sampling, timeout=timeout, client=client)
 
 
-async def answered(engine: Engine, request: Request) -> AsyncIterator[Progress]:
+async def answered(engine: Engine, request: Request) -> AsyncGenerator[Progress, None]:
     """Yield an answer as it grows. Whoever closes this iterator cancels the request.
 
     It looks for tokens instead of waiting for them: a page has many users who wait, and each would hold a thread.

@@ -4,6 +4,7 @@
 
 import json
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from typing import Any, Optional, Union
@@ -12,7 +13,7 @@ import fastapi
 import gradio as gr
 import uvicorn
 
-from ..errors import RKLLMError
+from ..errors import InvalidArgumentError, RKLLMError
 from .dialogue import Settings, answered, page_to_messages, pairs_to_messages, request_of
 from .engine import Engine
 from .model import Model
@@ -25,7 +26,7 @@ _THEME = gr.themes.Default(  # fonts of the system: nothing is fetched from else
     font_mono=["ui-monospace", "monospace"],
 )
 _CSS = """
-#conversation { height: calc(100dvh - 13.5rem) !important; min-height: 18rem; }
+#conversation { height: calc(100dvh - 11.5rem) !important; min-height: 18rem; }
 #title h3, #status p { margin: 0; }
 #status { min-height: 1.4rem; opacity: 0.75; font-variant-numeric: tabular-nums; }
 @media (max-width: 640px) { .gradio-container { padding: 0.4rem !important; } }
@@ -79,7 +80,7 @@ def create_page(
         auth=auth,
         theme=_THEME,
         css=_CSS,
-        footer_links=["api"],
+        footer_links=[],
         run_history=False,
         show_error=False,  # what is not ours is told by the log, not by the page
         max_file_size="1kb",  # nothing takes files
@@ -93,6 +94,8 @@ def create_page(
 def run_page(app: fastapi.FastAPI, listening: socket.socket, drain: float = 30.0) -> None:
     """Serve an application of `create_page` on a socket until SIGTERM or SIGINT; answers have `drain` seconds then."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(drain), server_header=False)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises what has stopped it once more, at its end
+        signal.signal(number, lambda *_: None)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
@@ -126,7 +129,7 @@ def _page(engine: Engine, system: str, timeout: Optional[float]) -> gr.Blocks:
                 )
             with gr.Column(scale=1, min_width=260):
                 controls = _controls(engine, system)
-        _connect(engine, timeout, chat, status, text, stored, controls)
+        _connect(page, engine, timeout, chat, status, text, stored, controls)
         _vendors_interface(engine, timeout)
     page.queue(default_concurrency_limit=None, max_size=None)  # the engine's queue decides who is next
     return page
@@ -141,11 +144,12 @@ def _controls(engine: Engine, system: str) -> list[Any]:
         gr.Slider(0, 200, _DEFAULTS.top_k, step=1, label="Top k", info="0: all tokens"),
         gr.Slider(1, 2, _DEFAULTS.repeat_penalty, step=0.01, label="Repeat penalty"),
         gr.Slider(0, engine.model.info.max_context_len, 0, step=1, label="Longest answer", info="tokens; 0: any"),
-        gr.Number(None, label="Seed", precision=0, minimum=0, info="empty: a new one each time"),
+        gr.Textbox("", elem_id="seed", label="Seed", placeholder="a new one each time", max_lines=1, max_length=20),
     ]
 
 
 def _connect(
+    page: gr.Blocks,
     engine: Engine,
     timeout: Optional[float],
     chat: gr.Chatbot,
@@ -189,15 +193,14 @@ def _connect(
     )
     answers = [each.then(answer, [chat, *controls], [chat, status], **hidden) for each in (sent, again)]
     for each in answers:
-        each.then(ended, chat, [text, stored], **quick)
+        each.success(ended, chat, [text, stored], **quick)
+        each.failure(ended, chat, [text, stored], **quick)
     text.stop(ended, chat, [text, stored], cancels=answers, **quick)
     chat.undo(lambda history: up_to_question(history)[:-1], chat, chat, **quick).then(
         ended, chat, [text, stored], **quick
     )
     chat.clear(lambda: (json.dumps([]), ""), None, [stored, status], **quick)
-    page_loaded = gr.context.Context.root_block
-    assert page_loaded is not None
-    page_loaded.load(restored, stored, chat, **quick)
+    page.load(restored, stored, chat, **quick)
 
 
 def _vendors_interface(engine: Engine, timeout: Optional[float]) -> None:
@@ -205,7 +208,7 @@ def _vendors_interface(engine: Engine, timeout: Optional[float]) -> None:
         """Return an empty text and the history with the message: [[user, assistant], ..., [user_message, null]]."""
         return "", [*history, [user_message, None]]
 
-    async def get_RKLLM_output(history: list[Any], request: gr.Request) -> AsyncIterator[list[Any]]:  # noqa: N802
+    async def get_RKLLM_output(history: list[Any], request: gr.Request) -> AsyncIterator[list[Any]]:
         """Answer the last message of a history. Yields the history as the answer grows."""
         try:
             messages = pairs_to_messages(history)
@@ -221,6 +224,9 @@ def _vendors_interface(engine: Engine, timeout: Optional[float]) -> None:
 
 def _settings(values: tuple[Any, ...]) -> Settings:
     system, temperature, top_p, top_k, repeat_penalty, longest, seed = values
+    seed = (seed or "").strip()
+    if seed and not (seed.isdecimal() and int(seed) < 2**64):
+        raise InvalidArgumentError(f"the seed is {seed!r}; give a number of 0 ... {2**64 - 1}, or nothing")
     return Settings(
         system or "",
         float(temperature),
@@ -228,7 +234,7 @@ def _settings(values: tuple[Any, ...]) -> Settings:
         int(top_k),
         float(repeat_penalty),
         int(longest) or None,
-        None if seed is None else int(seed),
+        int(seed) if seed else None,
     )
 
 
