@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -56,6 +58,13 @@ def test_a_client_of_the_vendors_page_gets_answers_that_grow(client: Any) -> Non
     longer = ask(client, "And then?", seen[-1]).result(timeout=PATIENCE)
     assert [pair[0] for pair in longer] == ["Once upon a time", "And then?"]
     assert longer[0] == seen[-1][0]
+
+
+def test_the_example_client_talks_with_the_page(page: Running, repo: Path) -> None:
+    script = [sys.executable, repo / "examples" / "clients" / "page_client.py", "--url", page.url]
+    ran = subprocess.run(script, input="Hello\n\n", capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout) > len("> \n> ")
 
 
 def test_a_wrong_history_is_refused_in_a_sentence(client: Any) -> None:
