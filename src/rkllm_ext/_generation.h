@@ -73,7 +73,7 @@ typedef struct {
 const char* generation_look_up(generation_symbol symbol, const generation_function* functions, size_t count);
 
 /* Start a run on a thread of its own, which ends it in the queue when the library's blocking call has returned: the
- * vendor's rkllm_run_async is reported to hang (1.2.1) and to call nothing back (1.1.4), rkllm_is_running has changed
+ * vendor's rkllm_run_async is reported to hang (1.2.1) and to call nothing back (1.1.x), rkllm_is_running has changed
  * its meaning, and this way the end means that the library is idle. Takes over a reference to the queue. Returns 0, or
  * an errno. */
 int generation_start(const generation* library, LLMHandle handle, const run_request* request, queue* q);
