@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,28 @@ def test_an_answer_that_fails_fails_alone(engine: Engine) -> None:
     with pytest.raises(InvalidArgumentError, match="temperature"):
         ask(engine, max_tokens=5, sampling={"temperature": -1.0}).collect()
     assert len(ids_of(good)[0]) == 200
+
+
+def test_a_mistake_in_the_engine_is_told_and_later_requests_are_served(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("made by the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_admit", fails)
+        bad = ask(engine, max_tokens=5)
+        endless = ask(engine, **ENDLESS)
+        while not caplog.records:
+            time.sleep(0.01)
+    assert "the engine failed" in caplog.text
+    assert len(bad.collect()) == 1  # it had not begun
+    first_event(endless)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_prefill", fails)
+        with pytest.raises(ZeroDivisionError):
+            endless.collect()
+    assert len(ask(engine, max_tokens=5).collect()) == 1
 
 
 def test_drain_lets_requests_end_and_takes_no_new_ones(narrow: Engine) -> None:

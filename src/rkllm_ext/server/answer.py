@@ -80,6 +80,7 @@ class Answer:
         self.cached = 0
         self.produced = 0
         self._has_begun = False
+        self._undelivered: list[Event] = []
 
     # ---- the prompt -------------------------------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class Answer:
     # ---- the answer -------------------------------------------------------------------------------------------------
 
     def choose(self) -> int | None:
-        """Choose the next token and tell the reader. None: the answer has ended, there is nothing to compute."""
+        """Choose the next token. None: the answer has ended, there is nothing to compute."""
         assert self.slot is not None
         session = self.slot.session
         mask = None
@@ -153,8 +154,18 @@ class Answer:
             self._finish("length", text, tokens)
             return None
         if text or tokens:
-            self.ticket.put(Event(self.index, text, tokens, None))
+            self._undelivered.append(Event(self.index, text, tokens, None))
         return token
+
+    def deliver(self) -> None:
+        """Hand what has come to the reader.
+
+        Done for all answers just before a pass: readers that wake up earlier would take turns with the choice of tokens
+        on Python's lock.
+        """
+        for event in self._undelivered:
+            self.ticket.put(event)
+        self._undelivered.clear()
 
     def _count(self) -> None:
         self.produced += 1
@@ -166,4 +177,5 @@ class Answer:
         rest, held = self._text.finish()
         self.finish_reason = reason
         self.ticket.timing.finished = time.monotonic()
-        self.ticket.put(Event(self.index, text + rest, [*tokens, *held, *([] if end is None else [end])], reason))
+        every = [*tokens, *held, *([] if end is None else [end])]
+        self._undelivered.append(Event(self.index, text + rest, every, reason))

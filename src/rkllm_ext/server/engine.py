@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -228,11 +229,18 @@ class Engine:
 
     def _work(self) -> None:
         while self._wait():
-            self._give_up()
-            self._admit()
-            self._prefill()
-            self._decode()
-            self._retire()
+            try:
+                self._give_up()
+                self._admit()
+                self._prefill()
+                self._decode()
+                self._retire()
+            except Exception as error:  # a mistake of ours: who is served now is told, later ones are served
+                logging.getLogger("rkllm_ext.server").exception("the engine failed")
+                for answer in self._active:
+                    self._fail(answer, error)
+                self._active = []
+                self._pool.close()
         for answer in [*self._active, *self._waiting]:
             self._fail(answer, DrainingError("the server was shut down"))
         self._retire()
@@ -307,6 +315,8 @@ class Engine:
                 self.counters.completion_tokens += answer.produced - before
                 if token is not None and answer.slot is not None:
                     chosen.append((answer, answer.slot.session, token))
+        for answer in self._active:
+            answer.deliver()
         if not chosen:
             return
         self.counters.steps += 1
