@@ -79,7 +79,7 @@ class Session(BaseSession):
         try:
             from .logits import Logits
         except ImportError:
-            return cast(Any, memoryview(memory).cast("f"))
+            return cast("Logits", memoryview(memory).cast("f"))
         return Logits.of(self, memory)
 
     def sample(self, mask: Array | None = None, **overrides: Any) -> int:

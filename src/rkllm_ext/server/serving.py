@@ -21,6 +21,7 @@ from .ticket import Ticket
 _POLL = 0.25  # seconds between two looks at whether the client is there while no token comes
 _MOST_EVENTS = 64  # that go out together when the client is slower than the model
 Item = TypeVar("Item")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class GoneError(Exception):
@@ -160,7 +161,7 @@ def flask_logger() -> Any:
 
 def to_json(value: Any) -> str:
     """Return JSON without spaces, in UTF-8's own characters."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def answered(value: Any, status: int = 200) -> flask.Response:
