@@ -290,4 +290,6 @@ def test_embeddings_are_made_beside_answers(engine: Engine) -> None:
     endless.cancel()
     assert vectors.shape == (2, engine.model.info.dim)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0)
-    assert np.allclose(vectors[1], engine.model.llm.embed("another house", normalized=True))
+    assert np.allclose(vectors[1], engine.model.llm.embed("another house", normalized=True), atol=1e-6)
+    with pytest.raises(InvalidArgumentError, match="dimensions is 0"):
+        engine.embed(prompts, 0)

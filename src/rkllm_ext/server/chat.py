@@ -13,7 +13,7 @@ from .fields import ChatBody, JsonSchemaFormat, TextFormat
 from .refusals import bad_field
 from .request import Event, Request, Token, Usage
 from .sampling import settings_of
-from .tools import CLOSE, OPEN, CallReader, Choice, Delta, grammar, messages_with_tools
+from .tools import MARKS, CallReader, Choice, Delta, grammar, messages_with_tools
 
 
 def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
@@ -45,13 +45,12 @@ def chat_request(body: ChatBody, engine: Engine, client: str, timeout: float | N
     tools = list(choice.tools) if choice else []
     prompt, variables = messages_with_tools(messages, tools, engine.model.chat_template)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    marks = (engine.model.llm.handle.token_id(mark) for mark in (OPEN, CLOSE))
     request = Request(
         engine.model.chat_ids(prompt, **variables),
         max_tokens=limit,
         form=_form(body, choice),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        visible=[mark for mark in marks if mark is not None] if choice else (),
+        visible=engine.model.ids_of(MARKS) if choice else (),
         **settings_of(body, engine, client, timeout),
     )
     return request, choice is not None

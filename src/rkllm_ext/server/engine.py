@@ -157,10 +157,11 @@ class Engine:
         """Whether new requests are refused for good."""
         return self._draining
 
-    def embed(self, prompts: Sequence[Sequence[int]], lora: str = "") -> NDArray[np.float32]:
+    def embed(self, prompts: Sequence[Sequence[int]], dimensions: int | None = None) -> NDArray[np.float32]:
         """Return one vector of length 1 for each prompt, float32 [n, dim]: the mean of its final hidden states.
 
-        Waits for others who do the same; answers go on meanwhile.
+        With `dimensions`, the first so many numbers of each, brought to length 1 again. Waits for others who do the
+        same; answers go on meanwhile.
 
         Raises
         ------
@@ -170,7 +171,10 @@ class Engine:
         import numpy as np
 
         for prompt in prompts:
-            self._check(Request(prompt, lora=lora))
+            self._check(Request(prompt))
+        dim = self.model.info.dim
+        if dimensions is not None and not 1 <= dimensions <= dim:
+            raise InvalidArgumentError(f"dimensions is {dimensions}; 1 ... {dim} is possible with this model")
         with self._changed:
             if self._draining:
                 raise DrainingError(_SHUT_DOWN)
@@ -178,7 +182,8 @@ class Engine:
                 raise QueueFullError(f"{self._embedding} requests for embeddings wait already; try again later")
             self._embedding += 1
         try:
-            return np.stack([self.model.embed(prompt, lora) for prompt in prompts])
+            vectors = np.stack([self.model.embed(prompt) for prompt in prompts])[:, :dimensions]
+            return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         finally:
             with self._changed:
                 self._embedding -= 1
@@ -239,8 +244,10 @@ class Engine:
                 logging.getLogger("rkllm_ext.server").exception("the engine failed")
                 for answer in self._active:
                     self._fail(answer, error)
-                self._active = []
                 self._pool.close()
+                with self._changed:
+                    self._active = []
+                    self._changed.notify_all()
         for answer in [*self._active, *self._waiting]:
             self._fail(answer, DrainingError("the server was shut down"))
         self._retire()

@@ -109,15 +109,17 @@ class Model:
         """Open an empty sequence that computes with an adapter."""
         return self.llm.session(lora=lora or None)
 
-    def embed(self, ids: Sequence[int], lora: str = "") -> NDArray[np.float32]:
-        """Return the mean of the final hidden states of a text, float32 [dim], of length 1."""
+    def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the mean of the final hidden states of a text, float32 [dim]."""
         import numpy as np
 
         with self._lock:
-            states = self.llm.hidden_states(np.asarray(ids, np.int32), lora=lora or None)
-        vector = states.mean(axis=0, dtype=np.float64)
-        length = float(np.sqrt(np.dot(vector, vector)))
-        return np.asarray(vector / (length or 1.0), np.float32)
+            return self.llm.embed(np.asarray(ids, np.int32))
+
+    def ids_of(self, tokens: Sequence[str]) -> list[int]:
+        """Return the ids of those texts that are single tokens."""
+        found = (self.llm.handle.token_id(token) for token in tokens)
+        return [token for token in found if token is not None]
 
     def load_lora(self, path: str | os.PathLike[str], name: str) -> None:
         """Load an adapter that requests may name. As `LLM.load_lora`."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import flask
-import numpy as np
 
 from .._rkllm import version as library_version
 from . import ollama_fields as fields
@@ -23,7 +22,7 @@ from .refusals import Refusal, bad_field
 from .request import Event, Request
 from .serving import Serving, Watched, answered, stream, to_json
 from .ticket import Ticket
-from .tools import CLOSE, OPEN, Choice, grammar, messages_with_tools
+from .tools import MARKS, Choice, grammar, messages_with_tools
 
 # Ollama's own defaults
 _DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1}
@@ -97,13 +96,11 @@ def routes(serving: Serving) -> flask.Blueprint:
             prompts = [prompt[:most] for prompt in prompts]
         if not all(prompts):
             raise bad_field("input", "a text is empty")
-        vectors = engine.embed(prompts)[:, : body.dimensions] if prompts else np.empty((0, 0), np.float32)
-        if body.dimensions is not None:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = engine.embed(prompts, body.dimensions).tolist() if prompts else []
         return answered(
             {
                 "model": body.model,
-                "embeddings": vectors.tolist(),
+                "embeddings": vectors,
                 "total_duration": time.monotonic_ns() - began,
                 "load_duration": 0,
                 "prompt_eval_count": sum(map(len, prompts)),
@@ -135,14 +132,13 @@ def _request(
         sampling["seed"] = given["seed"] % 2**64
     stop, limit = given.get("stop", []), given.get("num_predict", -1)
     calls = form is not None and form[0] == "grammar"
-    marks = [engine.model.llm.handle.token_id(mark) for mark in (OPEN, CLOSE)] if calls else []
     return Request(
         ids,
         max_tokens=limit if limit >= 0 else None,
         sampling=sampling,
         stop=[stop] if isinstance(stop, str) else stop,
         form=form,
-        visible=[mark for mark in marks if mark is not None],
+        visible=engine.model.ids_of(MARKS) if calls else (),
         timeout=serving.timeout,
         client=serving.client,
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .text import overlap
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MARKS = OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _MOST_CALLS = 16
 _END = "}\n" + CLOSE
 _EXPLAINED = (
