@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError
-from . import rtn
 from .calibration import Calibration
 from .formats import formats
 from .inputs import block_inputs
@@ -64,7 +63,7 @@ def losses(
                     continue
                 plain = other if format.group else format
                 held = calibration.block(layer)[each.name].held
-                found[name] = Reference(weights, held).error(plain, *rtn.quantize(weights, plain), held)
+                found[name] = Reference(weights, held).error_of_nearest(plain, weights, held)
     return found
 
 

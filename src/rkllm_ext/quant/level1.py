@@ -149,7 +149,7 @@ def _errors(
     found = []
     for name, (format, reference) in readers.items():
         weights = tensors[name] if factors is None else tensors[name] * factors
-        found.append(reference.error(format, *rtn.quantize(weights, format), x))
+        found.append(reference.error_of_nearest(format, weights, x))
     return found
 
 

@@ -37,6 +37,13 @@ class Reference:
         The quantization of the activations is part of it. `x` may differ from the rows the reference was made with by
         factors that the codes and scales contain.
         """
-        rows, cols = codes.shape
-        missed = _rkllm.matmul(format.name, rows, cols, _rkllm.pack(format.name, codes, scales), x) - self._outputs
+        return self._error(format, codes.shape, _rkllm.pack(format.name, codes, scales), x)
+
+    def error_of_nearest(self, format: Format, weights: Float32, x: Float32) -> float:
+        """Return `error` of weights rounded to the nearest, by the library."""
+        return self._error(format, weights.shape, _rkllm.quantize(format.name, weights), x)
+
+    def _error(self, format: Format, shape: tuple[int, ...], packed: bytearray, x: Float32) -> float:
+        rows, cols = shape
+        missed = _rkllm.matmul(format.name, rows, cols, packed, x) - self._outputs
         return float(np.square(missed, dtype=np.float64).sum()) / self.energy
