@@ -10,6 +10,10 @@ With --source, a checkpoint is converted instead, and the speed is in bytes of i
 process's threads beside it: what an idle machine needs lies between that time divided by its cores and the time itself.
 
     python benchmarks/bench_convert.py --source DIR [--dtype w4a16_g32] [--rounds 3]
+
+With --peer, llama.cpp's quantizer (`llama-cpp-python`) takes turns with ours on an f16 GGUF file, with as many threads.
+
+    python benchmarks/bench_convert.py --source MODEL-f16.gguf --peer Q4_0 [--dtype w4a16_g32] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,8 +40,7 @@ DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny-llama"
 # Samples RssAnon in a thread: VmHWM would count file pages, too.
 _CHILD = """
 import json, re, sys, threading, time
-import rkllm_ext.convert, gguf, safetensors
-from rkllm_ext import convert
+{imports}
 
 def anonymous():
     with open("/proc/self/status") as file:
@@ -50,13 +54,28 @@ def watch():
         peak = max(peak, anonymous())
 thread = threading.Thread(target=watch)
 thread.start()
-started = time.process_time()
-report = convert(sys.argv[1], sys.argv[2], sys.argv[3])
-processor = time.process_time() - started
+wall, started = time.perf_counter(), time.process_time()
+{work}
+figures = {{"seconds": time.perf_counter() - wall, "processor": time.process_time() - started}}
 done.set()
 thread.join()
-print(json.dumps({"peak": peak - before, "seconds": report.seconds, "processor": processor}))
+print(json.dumps({{"peak": peak - before, **figures}}))
 """
+_OURS = _CHILD.format(
+    imports="import gguf, safetensors\nfrom rkllm_ext.convert import convert", work="convert(*sys.argv[1:4])"
+)
+_PEER = _CHILD.format(
+    imports="""
+import ctypes, os
+import llama_cpp
+settings = llama_cpp.llama_model_quantize_default_params()
+settings.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + sys.argv[3])
+settings.nthread = os.cpu_count()
+ignore = llama_cpp.llama_log_callback(lambda level, text, data: None)
+llama_cpp.llama_log_set(ignore, ctypes.c_void_p(0))
+""",
+    work="assert llama_cpp.llama_model_quantize(*map(str.encode, sys.argv[1:3]), ctypes.byref(settings)) == 0",
+)
 
 
 def write_checkpoint(folder: Path, dim: int, layers: int) -> int:
@@ -85,10 +104,10 @@ def write_checkpoint(folder: Path, dim: int, layers: int) -> int:
     return max(array.nbytes for array in tensors.values())
 
 
-def converted(source: Path, dtype: str) -> dict[str, float]:
+def converted(source: Path, dtype: str, program: str = _OURS) -> dict[str, float]:
     """Return the figures of one conversion, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _CHILD, str(source), str(Path(folder) / "out.rkllm"), dtype]
+        command = [sys.executable, "-c", program, str(source), str(Path(folder) / "out"), dtype]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -127,6 +146,27 @@ def speeds(source: Path, dtype: str, rounds: int) -> None:
         )
 
 
+def beside_peer(source: Path, dtype: str, kind: str, rounds: int) -> None:
+    """Print medians of both sides, which take turns, and their ratios; the first round does not count."""
+    programs = {f"llama.cpp {kind}": (kind, _PEER), dtype: (dtype, _OURS)}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
+    for turn in range(rounds + 1):
+        for name, (wanted, program) in programs.items():
+            found = converted(source, wanted, program)
+            if turn:
+                rows[name].append(found)
+    print(f"{source.name}: {source.stat().st_size / 1e9:.3f} GB, {rounds} rounds, load {os.getloadavg()[0]:.1f}")
+    medians = [{key: statistics.median(row[key] for row in side) for key in side[0]} for side in rows.values()]
+    for name, row in zip(rows, medians):
+        print(f"{name:15} {row['seconds']:.2f} s, {row['processor']:.2f} s of processors, {row['peak'] / 1e6:.0f} MB")
+    print("ours is", ", ".join(f"{peer / ours:.2f} x in {key}" for key, peer, ours in _ratios(*medians)))
+
+
+def _ratios(peer: dict[str, float], ours: dict[str, float]) -> Iterator[tuple[str, float, float]]:
+    for key in ("seconds", "processor", "peak"):
+        yield key, peer[key], ours[key]
+
+
 def main() -> None:
     """Print a table, or the figures of one source."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -135,7 +175,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="w4a16_g32")
     parser.add_argument("--source", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", default="", help="a type of llama.cpp, as Q4_0")
     options = parser.parse_args()
+    if options.peer:
+        beside_peer(options.source, options.dtype, options.peer, options.rounds)
+        return
     if options.source is not None:
         speeds(options.source, options.dtype, options.rounds)
         return
