@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from safetensors_bytes import folder, row, safetensors
 
 from rkllm_ext.errors import ModelFileError, UnsupportedModelError
+from rkllm_ext.readers import gguf as gguf_reader
 from rkllm_ext.readers import open_checkpoint
 
 FLOATS = np.arange(8, dtype=np.float32) / 3
@@ -252,13 +253,17 @@ def test_q4_0_comes_as_the_codes_and_scales_that_the_file_holds(tmp_path: Path, 
     assert np.array_equal(weights, exact)
 
 
-def test_every_type_that_the_gguf_package_dequantizes_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 1 << 20])  # weights: each row by itself, or the whole tensor
+def test_every_type_that_the_gguf_package_dequantizes_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(gguf_reader, "_AT_ONCE", at_once)
     random = np.random.default_rng(3)
     path = tmp_path / "m.gguf"
     read = []
     for kind, (block, n_bytes) in package.constants.GGML_QUANT_SIZES.items():
-        rows = random.integers(0, 256, (2, 2 * n_bytes), dtype=np.uint8)
-        path.write_bytes(gguf([], [tensor("w", [2 * block, 2], int(kind))], rows.tobytes()))
+        rows = random.integers(0, 256, (5, 2 * n_bytes), dtype=np.uint8)
+        path.write_bytes(gguf([], [tensor("w", [2 * block, 5], int(kind))], rows.tobytes()))
         with open_checkpoint(path) as source, np.errstate(all="ignore"):
             assert source.dtype("w") == kind.name
             try:
@@ -270,7 +275,7 @@ def test_every_type_that_the_gguf_package_dequantizes_is_read(tmp_path: Path) ->
                 expected = rows.view(f"f{n_bytes}").astype(np.float32)
             loaded = source.load("w")
         read.append(kind.name)
-        assert (loaded.dtype, loaded.shape) == (np.float32, (2, 2 * block))
+        assert (loaded.dtype, loaded.shape) == (np.float32, (5, 2 * block))
         assert np.array_equal(loaded, expected, equal_nan=True), kind.name
     assert {"F32", "F16", "F64", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K"} <= set(read)
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from .checkpoint import Codes, Float32, Stored
 
 _PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _Q4_0_BLOCK, _Q4_0_BYTES = 32, 18
+_AT_ONCE = 1 << 20  # weights that a core dequantizes at a time
 
 
 class GGUFTensors:
@@ -47,18 +50,14 @@ class GGUFTensors:
             ) from None
 
     def load(self, name: str) -> Float32:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
         shape, dtype = self.shape(name), self.dtype(name)
         if dtype in _PLAIN:
             return self._bytes(name).view(_PLAIN[dtype]).astype(np.float32).reshape(shape)
         rows = self._bytes(name).reshape(math.prod(shape[:-1]), -1)
         try:
-            values = dequantize(rows, GGMLQuantizationType[dtype])
+            return _dequantized(rows, dtype, shape[-1]).reshape(shape)
         except NotImplementedError:
             raise ModelFileError(f"{self._path}: tensor '{name}' is of type {dtype}, which holds no weights") from None
-        return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)
 
     def load_stored(self, name: str) -> Stored:
         views = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -88,3 +87,21 @@ class GGUFTensors:
 
     def _bytes(self, name: str) -> NDArray[np.uint8]:
         return np.frombuffer(self._tensor(name).data, dtype=np.uint8)
+
+
+def _dequantized(rows: NDArray[np.uint8], dtype: str, cols: int) -> Float32:
+    """Return blocks of rows as float32 [rows, cols], by all cores, each some rows at a time: that bounds the memory."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    out = np.empty((len(rows), cols), np.float32)
+    step = max(1, _AT_ONCE // cols)
+
+    def fill(start: int) -> None:
+        with np.errstate(all="ignore"):  # who uses the numbers refuses what is not finite
+            out[start : start + step] = dequantize(rows[start : start + step], GGMLQuantizationType[dtype])
+
+    fill(0)  # here, because the tables of some types are made when they are first used
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(fill, range(step, len(rows), step)))
+    return out
