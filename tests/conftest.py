@@ -52,6 +52,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what takes long or needs special tools, unless -m says which tests to run."""
     if config.getoption("markexpr"):
         return
-    left_out = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("cross")]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in ("slow", "cross", "ray"))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file of requests and a file of answers, in the line format of OpenAI's batches; what has been answered is skipped.
 
-A request is `{"custom_id", "method": "POST", "url", "body"}`, its answer `{"id", "custom_id", "response": {"status_code",
-"request_id", "body"}, "error"}`, one JSON object a line. The application of `create_app` answers, in this process.
+A request is `{"custom_id", "method": "POST", "url", "body"}`, its answer `{"id", "custom_id", "response", "error"}`; a
+response is `{"status_code", "request_id", "body"}`. The application of `create_app` answers, in this process.
 """
 
 from __future__ import annotations
