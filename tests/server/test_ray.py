@@ -22,7 +22,6 @@ PORT = 18431
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="needs the extra ray")
-    # Files that are not on the way to a replica: it imports the package that is installed.
     ray.init(num_cpus=4, include_dashboard=False, logging_level="warning", log_to_driver=False)
     yield
     ray.shutdown()

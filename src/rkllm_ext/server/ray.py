@@ -56,7 +56,10 @@ def deployment(
         # A request may ask for several answers: these have a queue of their own.
         return AsgiApp(create_app(path, parallel=parallel, max_queue=max_queue, **settings), parallel + _SPARE_THREADS)
 
-    @serve.deployment(  # type: ignore[untyped-decorator]
+    class Replica:
+        """One process of the application."""
+
+    deployed: Any = serve.deployment(
         name="rkllm_ext",
         num_replicas=replicas,
         max_replicas_per_node=replicas_per_node,
@@ -64,12 +67,8 @@ def deployment(
         max_queued_requests=max_queue,
         graceful_shutdown_timeout_s=drain,
         ray_actor_options={"num_cpus": cpus},
-    )
-    @serve.ingress(build)
-    class Replica:
-        """One process of the application."""
-
-    return Replica.bind()
+    )(serve.ingress(build)(Replica))
+    return deployed.bind()
 
 
 class _Worker:
