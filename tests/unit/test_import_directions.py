@@ -50,8 +50,8 @@ PYTHON = {
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora progress quant "
-    "report server sources",
+    "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora progress "
+    "quant report server sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
