@@ -15,6 +15,22 @@ from .conftest import Running
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
+def test_the_document_has_every_route_and_no_other(tiny_model: Path) -> None:
+    pytest.importorskip("flask")
+    from rkllm_ext.server import create_app
+
+    app = create_app(tiny_model)
+    paths = app.test_client().get("/openapi.json").json["paths"]
+    app.extensions["rkllm"].close()
+    told = {(method.upper(), path.replace("{model}", "*")) for path, methods in paths.items() for method in methods}
+    there = {
+        (method, rule.rule.replace("<path:name>", "*"))
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    assert told == there
+
+
 @pytest.mark.parametrize("examples", [12, pytest.param(280, marks=pytest.mark.slow)])
 def test_answers_are_those_of_the_document(
     start: Callable[..., Running], tiny_model: Path, tmp_path: Path, examples: int

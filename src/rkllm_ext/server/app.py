@@ -19,7 +19,8 @@ from .metrics import Metrics
 from .model import Model
 from .models import Models
 from .refusals import Refusal, refusal_of
-from .serving import GoneError, Serving, answered, flask_logger
+from .request import LOG
+from .serving import GoneError, Serving, answered
 
 MOST_BODY = 8 * 2**20  # bytes
 _OPEN_TO_ALL = {"/health"}
@@ -136,7 +137,7 @@ def _tell_errors(app: flask.Flask) -> None:
     def any_error(error: Exception) -> flask.Response:
         refusal = refusal_of(error)
         if refusal.status == 500:
-            flask_logger().exception("%s %s failed", flask.request.method, flask.request.path)
+            LOG.exception("%s %s failed", flask.request.method, flask.request.path)
         return told(refusal)
 
 
@@ -156,7 +157,7 @@ def _keep_books(app: flask.Flask, metrics: Metrics) -> None:
         def log() -> None:
             fields = {"method": method, "path": path, "client": client, "status": response.status_code}
             seconds = round(time.monotonic() - began, 4)
-            flask_logger().info("%s %s %s", method, path, response.status_code, extra={**fields, "seconds": seconds})
+            LOG.info("%s %s %s", method, path, response.status_code, extra={**fields, "seconds": seconds})
 
         response.call_on_close(log)
         return response

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -18,7 +17,7 @@ from .answer import Answer, sampling_of
 from .model import Model
 from .pool import Pool
 from .queue import FairQueue
-from .request import DeadlineError, DrainingError, QueueFullError, Request
+from .request import LOG, DeadlineError, DrainingError, QueueFullError, Request
 from .ticket import Ticket
 
 if TYPE_CHECKING:
@@ -241,7 +240,7 @@ class Engine:
                 self._decode()
                 self._retire()
             except Exception as error:  # a mistake of ours: who is served now is told, later ones are served
-                logging.getLogger("rkllm_ext.server").exception("the engine failed")
+                LOG.exception("the engine failed")
                 for answer in self._active:
                     self._fail(answer, error)
                 self._pool.close()

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import RKLLMError
 from ..options import Form
+
+LOG = logging.getLogger("rkllm_ext.server")
 
 
 class QueueFullError(RKLLMError):

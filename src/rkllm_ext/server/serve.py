@@ -18,6 +18,7 @@ from waitress import create_server, wasyncore
 from waitress.server import BaseWSGIServer
 
 from .models import Models
+from .request import LOG
 
 _SPARE_THREADS = 8  # for requests that are answered at once, and those that are refused
 _TICK = 0.5  # seconds between two looks at whether the server is to end
@@ -47,10 +48,9 @@ def log_to_stderr(as_json: bool) -> None:
     """Let the server's log go to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(asctime)s %(message)s"))
-    logger = logging.getLogger("rkllm_ext.server")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    LOG.handlers[:] = [handler]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 

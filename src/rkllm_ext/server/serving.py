@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import flask
+from pydantic import BaseModel
 
 from .bodies import parsed
 from .engine import Engine
 from .metrics import Metrics
 from .models import Models
 from .refusals import Refusal, refusal_of
-from .request import Event, Request
+from .request import LOG, Event, Request
 from .ticket import Ticket
 
 _POLL = 0.25  # seconds between two looks at whether the client is there while no token comes
 _MOST_EVENTS = 64  # that go out together when the client is slower than the model
-Item = TypeVar("Item")
+Fields = TypeVar("Fields", bound=BaseModel)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -49,9 +50,9 @@ class Serving:
         """Whose the present request is."""
         return flask.request.remote_addr or ""
 
-    def body(self, kind: type[Item]) -> Item:
+    def body(self, kind: type[Fields]) -> Fields:
         """Return the fields of the present request's body. Raises Refusal."""
-        return parsed(kind, flask.request.get_data(cache=False))  # type: ignore[type-var]
+        return parsed(kind, flask.request.get_data(cache=False))
 
     def submit(self, engine: Engine, request: Request) -> Watched:
         """Queue a request that ends when the present client goes away."""
@@ -141,7 +142,7 @@ def stream(parts: Iterator[bytes], mimetype: str, failed: Callable[[Refusal], by
         except Exception as error:
             refusal = refusal_of(error)
             if refusal.status == 500:
-                flask_logger().exception("a stream failed")
+                LOG.exception("a stream failed")
             yield failed(refusal)
         finally:
             close = getattr(parts, "close", None)
@@ -150,13 +151,6 @@ def stream(parts: Iterator[bytes], mimetype: str, failed: Callable[[Refusal], by
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return flask.Response(rest(), mimetype=mimetype, headers=headers)
-
-
-def flask_logger() -> Any:
-    """Return the logger of this package's applications."""
-    import logging
-
-    return logging.getLogger("rkllm_ext.server")
 
 
 def to_json(value: Any) -> str:
