@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Board", "Clock", "CoreGroup", "cpu_list"]
+__all__ = ["Board", "Clock", "CoreGroup", "chip_of", "cpu_list", "platform_of"]
 
 #: Part number of an Arm core, as /proc/cpuinfo has it -> its name; those of Rockchip's chips.
 _ARM_CORES = {"0xd03": "Cortex-A53", "0xd05": "Cortex-A55", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76"}
@@ -57,6 +57,19 @@ def cpu_list(cpus: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
+def chip_of(compatible: str) -> str | None:
+    """Return the Rockchip chip that a device tree's "compatible" names, "rk3588s"."""
+    found = re.findall(r"rockchip,(r[kv]\d{4}[a-z]*)", compatible)
+    # From special to general: evaluation boards have a chip's name in front as well.
+    return str(found[-1]) if found else None
+
+
+def platform_of(chip: str | None) -> str | None:
+    """Return the family of a chip as the SDK names it, "rk3588" for an rk3588s."""
+    found = re.match(r"r[kv]\d{4}b?", chip or "")
+    return found.group() if found else None
+
+
 class Board:
     """A machine, seen through the files below `root`. Files are read when they are asked for."""
 
@@ -90,15 +103,12 @@ class Board:
     @property
     def soc(self) -> str | None:
         """The Rockchip chip, "rk3588s"; None on other machines."""
-        found = re.findall(r"rockchip,(r[kv]\d{4}[a-z]*)", self._device_tree("compatible") or "")
-        # From special to general: evaluation boards have a chip's name in front as well.
-        return str(found[-1]) if found else None
+        return chip_of(self._device_tree("compatible") or "")
 
     @property
     def platform(self) -> str | None:
         """The chip's family as the SDK names it, "rk3588" for an rk3588s; None on other machines."""
-        found = re.match(r"r[kv]\d{4}b?", self.soc or "")
-        return found.group() if found else None
+        return platform_of(self.soc)
 
     def cores(self) -> list[CoreGroup]:
         """Return the cores that are switched on, by kind, strongest kind first."""

@@ -47,11 +47,12 @@ PYTHON = {
     "library": "_rkllm",
     "doctor": "errors board frequencies library vendor",
     "server": "errors _rkllm constrain conversation llm options session",
+    "deploy": "errors board progress",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm bench board convert doctor estimate evaluate frequencies journal library llm lora progress "
-    "quant report server sources",
+    "cli": "errors _rkllm bench board convert deploy doctor estimate evaluate frequencies journal library llm lora "
+    "progress quant report server sources",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 
