@@ -56,6 +56,8 @@ def command(
 ) -> int:
     """Serve the .rkllm file MODEL over HTTP, as OpenAI, Ollama and the vendor's server do."""
     loras, caches, others = _pairs(lora, "--lora"), _pairs(prompt_cache, "--prompt-cache"), _pairs(also, "--also")
+    from ..deploy.service import READY
+
     try:
         from ..server.app import create_app
         from ..server.model import Model
@@ -79,5 +81,6 @@ def command(
     server.stop_on_signals()
     if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
         click.echo("anybody who reaches this address can use the server; set --api-key", err=True)
+    click.echo(READY, err=True)
     click.echo(f"{loaded.name} is served on http://{host}:{server.port}, {parallel} answers at once", err=True)
     return 0 if server.run() else 1

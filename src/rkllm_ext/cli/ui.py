@@ -52,6 +52,8 @@ def command(
     **settings: Any,
 ) -> None:
     """Serve a web page that talks to the .rkllm file MODEL."""
+    from ..deploy.service import READY
+
     try:
         from ..server.model import Model
         from ..server.ui import create_page, run_page
@@ -69,5 +71,6 @@ def command(
         if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
             click.echo("anybody who reaches this address can use the page; set --auth", err=True)
         port = listening.getsockname()[1]
+        click.echo(READY, err=True)
         click.echo(f"{loaded.name} is served on http://{host}:{port}, {parallel} answers at once", err=True)
         run_page(app, listening, drain)

@@ -20,6 +20,7 @@ __all__ = ["SERVERS", "Order", "deploy"]
 
 #: Kinds of servers, by the vendor's names -> the command that runs one, the extras of the package it needs.
 SERVERS = {"flask": ("serve", "server"), "gradio": ("ui", "server,ui")}
+_OLDEST_FOR_GRADIO = (3, 10)
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/+@-]*")
 
 
@@ -76,6 +77,8 @@ class Order:
             raise InvalidArgumentError(f"platform is '{self.platform}', but must be one of {', '.join(PLATFORMS)}")
         if self.server not in SERVERS:
             raise InvalidArgumentError(f"server is '{self.server}', but must be one of {', '.join(SERVERS)}")
+        if self.server == "gradio" and (self.lora or self.prompt_cache):
+            raise InvalidArgumentError("the page (gradio) has no adapters and prompt caches; choose the server flask")
         for name, path in (("workshop", self.workshop), ("library", self.library or "/"), ("root", self.root or "/")):
             if not _PLAIN_PATH.fullmatch(path):
                 raise InvalidArgumentError(
@@ -127,6 +130,11 @@ def deploy(board: Board, order: Order) -> str:
     facts = _facts(board, order, workshop)
     board.say(f"board: {facts}")
     check_kind(facts, order.platform)
+    if order.server == "gradio" and facts.python is not None and facts.python < _OLDEST_FOR_GRADIO:
+        raise RKLLMError(
+            "the board has Python {}.{}, but gradio needs {}.{}".format(*facts.python, *_OLDEST_FOR_GRADIO)
+            + " or later; name another --python or choose the server flask"
+        )
     command, extras = SERVERS[order.server]
     environment = Environment(board, facts, workshop, extras, order.wheel)
     installed = environment.is_there()

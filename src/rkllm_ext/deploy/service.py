@@ -13,8 +13,8 @@ from .reach import Board
 
 __all__ = ["READY", "Service"]
 
-#: What the vendor's servers print, and ours, when requests may come.
-READY = "RKLLM Model has been initialized successfully"
+#: What ours, like the vendor's servers, print when requests may come.
+READY = "RKLLM Model has been initialized successfully!"
 _NAME = "rkllm-server"
 #: The vendor's servers raise their limit of open files to this.
 _OPEN_FILES = 102400
