@@ -20,7 +20,7 @@ from rkllm_ext.cli import main
 from rkllm_ext.cli.talk import Talk
 from rkllm_ext.errors import ContextFullError, InvalidArgumentError
 
-COMMANDS = ["batch", "bench", "convert", "demo", "doctor", "eval", "inspect", "run", "serve", "ui"]
+COMMANDS = ["batch", "bench", "convert", "demo", "deploy", "doctor", "eval", "inspect", "run", "serve", "ui"]
 
 
 def call(*arguments: str) -> int:
