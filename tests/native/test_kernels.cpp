@@ -147,6 +147,31 @@ void products_agree(const Format& format, int bits, int64_t rows, int64_t cols, 
   }
 }
 
+// 4-bit weights and activations that are all at the ends of their ranges, where narrow sums are the largest.
+void extreme_codes_do_not_overflow(int8_t x, int weight) {
+  const Format& format = *find_format("w4a16");
+  const int k = 160, n = 5, groups = 2;
+  const Layout layout = layout_of(format, 16, k);
+  const std::vector<int8_t> codes(size_t(16 * k), int8_t(weight));
+  std::vector<uint8_t> packed(size_t(layout.n_bytes));
+  pack(format, 16, k, codes.data(), std::vector<float>(16, 1.0f).data(), packed.data());
+  Rows rows(k, groups, n);
+  for (size_t t = 0; t < n; t++)
+    for (size_t g = 0; g < groups; g++) {
+      rows.scales[t * groups + g] = 1.0f;
+      rows.hi_sums[t * groups + g] = rows.lo_sums[t * groups + g] = x * (g ? k - 128 : 128);
+    }
+  for (int8_t& code : rows.hi) code = x;
+  for (int8_t& code : rows.lo) code = x;
+  for (const char* isa : isas())
+    for (int bits : {8, 16}) {
+      const std::vector<float> bias(16, 0.0f);
+      const float expected = float(k * (weight - 8) * x * (bits == 16 ? 257 : 1));
+      for (float y : product(kernels_of(isa), format, bits, layout, k, packed, {}, rows, bias, 128, n))
+        CHECK(y == expected);
+    }
+}
+
 // Bytes in the layout of a KV cache: tiles of sixteen rows, one byte after the other, no scales.
 void byte_products_agree(int tiles, int k, int n) {
   std::vector<int8_t> codes(size_t(tiles * k * 16));
@@ -374,6 +399,8 @@ int main() {
       if (!format->group) products_agree(*format, bits, 33, 172, 3);  // columns that need padding
     }
   }
+  for (int x : {-128, -127, 127})
+    for (int weight : {0, 15}) extreme_codes_do_not_overflow(int8_t(x), weight);
   for (int n : {1, 2, 3, 5, 8}) byte_products_agree(5, 37, n);
   for (const char* isa : isas()) {
     const Kernels table = kernels_of(isa);

@@ -23,9 +23,11 @@ constexpr int kManyTiles = 4;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
 constexpr int kTokensA16 = 4;
-constexpr int kTokensA8 = 6;
+constexpr int kTokensA8 = 5;  // with six, the compiler runs out of registers
 constexpr int kIntegerTiles = 2;
 constexpr int kStreams = 4;
+constexpr int kPeakSums = 8;
+constexpr int kStepU4 = 16;
 constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -82,7 +84,12 @@ inline C low(C w) { return {_mm512_and_si512(w.v, _mm512_set1_epi8(15))}; }
 inline C high(C w) { return {_mm512_and_si512(_mm512_srli_epi16(w.v, 4), _mm512_set1_epi8(15))}; }
 inline C prepare_s8(C w) { return {_mm512_xor_si512(w.v, _mm512_set1_epi8(char(0x80)))}; }
 inline I dot_s8(I acc, C w, int32_t x4) { return _mm512_dpbusd_epi32(acc, w.v, _mm512_set1_epi32(x4)); }
-inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
+// An int32 holds every sum: nothing is narrower.
+using S = I;
+inline S sbegin(I acc) { return acc; }
+inline I send(I, S s) { return s; }
+inline S dot_u4(S s, C w, int32_t x4) { return dot_s8(s, w, x4); }
+inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 #include "ops.inl"
 

@@ -10,6 +10,7 @@ enum : uint32_t {
   CPU_AVX2 = 1,         // AVX2, FMA and F16C
   CPU_AVX512_VNNI = 2,  // AVX-512 F, BW, VL, DQ and VNNI, besides CPU_AVX2
   CPU_DOTPROD = 4,      // arm64 dot product
+  CPU_AVX_VNNI = 8,     // the VEX-encoded VNNI, besides CPU_AVX2
 };
 
 uint32_t cpu_features();

@@ -8,34 +8,27 @@
 #include "error.h"
 
 namespace rkllm {
+
+// Rows of other architectures, and those whose flags the compiler does not know, have no object file.
+#define ISA(name, arch, flags, features) void use_##name(Kernels& table) __attribute__((weak, visibility("hidden")));
+#include "isa.def"
+#undef ISA
+
 namespace {
 
 struct Isa {
   const char* name;
   uint32_t features;
-  void (*use)(Kernels&);
+  void (*use)(Kernels&);  // nullptr: not compiled in
 };
 
-// Rows of other architectures vanish: for them there is no object file to link.
-#define IF_any(row) row
-#if defined(RKLLM_ARCH_x86_64)
-#define IF_x86_64(row) row
-#else
-#define IF_x86_64(row)
-#endif
-#if defined(RKLLM_ARCH_aarch64)
-#define IF_aarch64(row) row
-#else
-#define IF_aarch64(row)
-#endif
-#define ROW(...) __VA_ARGS__,
 const Isa kIsas[] = {
-#define ISA(name, arch, flags, features) IF_##arch(ROW({#name, features, use_##name}))
+#define ISA(name, arch, flags, features) {#name, features, use_##name},
 #include "isa.def"
 #undef ISA
 };
 
-bool supported(const Isa& isa) { return (isa.features & ~cpu_features()) == 0; }
+bool supported(const Isa& isa) { return isa.use && (isa.features & ~cpu_features()) == 0; }
 
 ActiveKernels choose() {
   const char* wanted = getenv("RKLLM_EXT_ISA");

@@ -3,10 +3,13 @@
 //   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half load_s8,
 //                 exponent(p, n) = p * 2^n
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
-//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u4(acc, w, x4);
-//                 kSignedOffset: what prepare_s8 adds
+//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u7(acc, w, x4) of codes below 128,
+//                 which is measured as the peak; kSignedOffset: what prepare_s8 adds
+//   S             sums of eight steps with 4-bit weights, which narrower numbers hold: sbegin(acc), dot_u4(s, w, x4),
+//                 send(acc, s); an I, and nothing to do, where an instruction sums up four products
 //   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
-//                 kTokensA8, kIntegerTiles, kStreams of the others
+//                 kTokensA8, kIntegerTiles, kStreams of the others; kStepU4: 8, 16 or 32 columns of 4-bit weights in
+//                 one go; kPeakSums: sums that stay in registers
 // The order of every float operation is part of the definition: one multiply-add per column in column order for float
 // weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
 // 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
@@ -85,6 +88,26 @@ void float_tokens(const MatmulTask& task, int token, int tile) {
 }
 
 // Integer weights. Bits is 4 or 8, Bytes 1 (8-bit activations) or 2 (16-bit ones).
+// Columns in one go; the padded count and every group are multiples of 32.
+template <int Bits>
+constexpr int kStep = Bits == 4 ? kStepU4 : 32;
+
+// The products of four columns of T tokens and R tiles.
+template <int T, int R>
+inline void dots(I (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
+  for (int t = 0; t < T; t++) {
+    const int32_t four = four_bytes(x + t * stride);
+    for (int r = 0; r < R; r++) sums[t][r] = dot_s8(sums[t][r], w[r], four);
+  }
+}
+template <int T, int R>
+inline void narrow_dots(S (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
+  for (int t = 0; t < T; t++) {
+    const int32_t four = four_bytes(x + t * stride);
+    for (int r = 0; r < R; r++) sums[t][r] = dot_u4(sums[t][r], w[r], four);
+  }
+}
+
 template <int Bits, int Bytes, int T, int R>
 struct GroupSum {
   I hi[T][R], lo[Bytes == 2 ? T : 1][R];
@@ -101,15 +124,45 @@ struct GroupSum {
     }
   }
 
-  void step(const C (&w)[R], const int8_t* x_hi, const int8_t* x_lo, int64_t stride) {
-    for (int t = 0; t < T; t++) {
-      const int32_t h = four_bytes(x_hi + t * stride);
-      for (int r = 0; r < R; r++) hi[t][r] = Bits == 4 ? dot_u4(hi[t][r], w[r], h) : dot_s8(hi[t][r], w[r], h);
-      if (Bytes == 2) {
-        const int32_t l = four_bytes(x_lo + t * stride);
-        for (int r = 0; r < R; r++) lo[t][r] = Bits == 4 ? dot_u4(lo[t][r], w[r], l) : dot_s8(lo[t][r], w[r], l);
+  // Add the products of kStep<Bits> columns; w: their codes, tiles code_stride apart, ahead: what to ask memory for.
+  void add(const uint8_t* w, const uint8_t* ahead, int64_t code_stride, const int8_t* x_hi, const int8_t* x_lo,
+           int64_t stride) {
+    if (Bits == 8) {
+      for (int at = 0; at < kStep<Bits>; at += 4, w += 64, ahead += 64) {
+        C codes[R];
+        for (int r = 0; r < R; r++) {
+          __builtin_prefetch(ahead + r * code_stride);
+          codes[r] = prepare_s8(cload(w + r * code_stride));
+        }
+        dots(hi, codes, x_hi + at, stride);
+        if (Bytes == 2) dots(lo, codes, x_lo + at, stride);
       }
+      return;
     }
+    S hi_steps[T][R], lo_steps[Bytes == 2 ? T : 1][R];
+    for (int t = 0; t < T; t++)
+      for (int r = 0; r < R; r++) {
+        hi_steps[t][r] = sbegin(hi[t][r]);
+        if (Bytes == 2) lo_steps[t][r] = sbegin(lo[t][r]);
+      }
+    for (int at = 0; at < kStep<Bits>; at += 8, w += 64, ahead += 64) {
+      C lows[R], highs[R];
+      for (int r = 0; r < R; r++) {
+        __builtin_prefetch(ahead + r * code_stride);
+        const C pair = cload(w + r * code_stride);
+        lows[r] = low(pair);
+        highs[r] = high(pair);
+      }
+      narrow_dots(hi_steps, lows, x_hi + at, stride);
+      if (Bytes == 2) narrow_dots(lo_steps, lows, x_lo + at, stride);
+      narrow_dots(hi_steps, highs, x_hi + at + 4, stride);
+      if (Bytes == 2) narrow_dots(lo_steps, highs, x_lo + at + 4, stride);
+    }
+    for (int t = 0; t < T; t++)
+      for (int r = 0; r < R; r++) {
+        hi[t][r] = send(hi[t][r], hi_steps[t][r]);
+        if (Bytes == 2) lo[t][r] = send(lo[t][r], lo_steps[t][r]);
+      }
   }
 
   F value(int t, int r) const {
@@ -142,24 +195,10 @@ void integer_block(const MatmulTask& task, int token, int tile) {
     }
     GroupSum<Bits, Bytes, T, R> sums;
     sums.start(task, token, g, n_groups);
-    for (int k = begin; k < end; k += 32 / Bits, w += 64) {
-      C codes[R];
+    for (int k = begin; k < end; k += kStep<Bits>, w += kStep<Bits> * Bits * 2) {
       const uint8_t* ahead = w + far;
       if (ahead >= tile_end) ahead += (R - 1) * task.code_stride;  // the block of tiles that comes next
-      for (int r = 0; r < R; r++) __builtin_prefetch(ahead + r * task.code_stride);
-      if (Bits == 4) {
-        C highs[R];
-        for (int r = 0; r < R; r++) {
-          const C pair = cload(w + r * task.code_stride);
-          codes[r] = low(pair);
-          highs[r] = high(pair);
-        }
-        sums.step(codes, x_hi + k, x_lo + k, task.k);
-        sums.step(highs, x_hi + k + 4, x_lo + k + 4, task.k);
-      } else {
-        for (int r = 0; r < R; r++) codes[r] = prepare_s8(cload(w + r * task.code_stride));
-        sums.step(codes, x_hi + k, x_lo + k, task.k);
-      }
+      sums.add(w, ahead, task.code_stride, x_hi + k, x_lo + k, task.k);
     }
     for (int r = 0; r < R; r++) {
       const uint8_t* scales = task.scales + (tile + r) * task.scale_stride;
@@ -509,23 +548,23 @@ float integer_peak(int64_t steps) {
   uint8_t codes[64];
   for (int i = 0; i < 64; i++) codes[i] = uint8_t(i & 15);
   const C weights = cload(codes);
-  I sums[8];
-  for (int i = 0; i < 8; i++) sums[i] = isplat(i);
-  for (int64_t step = 0; step < steps; step++)
-    for (int i = 0; i < 8; i++) sums[i] = dot_u4(sums[i], weights, 0x01020304);
+  I sums[kPeakSums];
+  for (int i = 0; i < kPeakSums; i++) sums[i] = isplat(i);
+  for (int64_t done = 0; done < 8 * steps; done += kPeakSums)
+    for (int i = 0; i < kPeakSums; i++) sums[i] = dot_u7(sums[i], weights, 0x01020304);
   I total = isplat(0);
-  for (int i = 0; i < 8; i++) total = iadd(total, sums[i]);
+  for (int i = 0; i < kPeakSums; i++) total = iadd(total, sums[i]);
   return float(isum(total));
 }
 
 float float_peak(int64_t steps) {
-  F sums[8];
-  for (int i = 0; i < 8; i++) sums[i] = splat(float(i));
+  F sums[kPeakSums];
+  for (int i = 0; i < kPeakSums; i++) sums[i] = splat(float(i));
   const F half = splat(0.5f);
-  for (int64_t step = 0; step < steps; step++)
-    for (int i = 0; i < 8; i++) sums[i] = fma(sums[i], half, half);
+  for (int64_t done = 0; done < 8 * steps; done += kPeakSums)
+    for (int i = 0; i < kPeakSums; i++) sums[i] = fma(sums[i], half, half);
   F total = splat(0.0f);
-  for (int i = 0; i < 8; i++) total = add(total, sums[i]);
+  for (int i = 0; i < kPeakSums; i++) total = add(total, sums[i]);
   return sum(total);
 }
 

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX2 with the VEX-encoded VNNI (Alder Lake, Zen 5 and later): vpdpbusd takes half a step of the tile layout.
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "kernels.h"
+
+namespace rkllm {
+namespace {
+
+constexpr int kTokens = 2;
+constexpr int kTiles = 2;
+constexpr int kManyTokens = 6;
+constexpr int kManyTiles = 1;
+// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
+// memory counts.
+constexpr int kTokensA16 = 2;
+constexpr int kTokensA8 = 4;
+constexpr int kIntegerTiles = 1;
+constexpr int kStreams = 2;
+constexpr int kPeakSums = 6;
+constexpr int kStepU4 = 16;
+constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights
+
+#include "avx2.inl"
+
+inline C prepare_s8(C w) {
+  const __m256i sign = _mm256_set1_epi8(char(0x80));
+  return {_mm256_xor_si256(w.a, sign), _mm256_xor_si256(w.b, sign)};
+}
+inline I dot_s8(I acc, C w, int32_t x4) {
+  const __m256i x = _mm256_set1_epi32(x4);
+  return {_mm256_dpbusd_avx_epi32(acc.a, w.a, x), _mm256_dpbusd_avx_epi32(acc.b, w.b, x)};
+}
+// An int32 holds every sum: nothing is narrower.
+using S = I;
+inline S sbegin(I acc) { return acc; }
+inline I send(I, S s) { return s; }
+inline S dot_u4(S s, C w, int32_t x4) { return dot_s8(s, w, x4); }
+inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
+
+#include "ops.inl"
+
+}  // namespace
+
+void use_avxvnni(Kernels& table) { fill_table(table); }
+
+}  // namespace rkllm
