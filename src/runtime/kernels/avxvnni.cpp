@@ -18,7 +18,7 @@ constexpr int kTokensA16 = 2;
 constexpr int kTokensA8 = 4;
 constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 2;
-constexpr int kPeakSums = 6;
+constexpr int kPeakSums = 4;
 constexpr int kStepU4 = 16;
 constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights
 
