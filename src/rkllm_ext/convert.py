@@ -60,7 +60,7 @@ def convert(
     dataset: FileName = None,
     hybrid_rate: float = 0.0,
     extra_qparams: FileName = None,
-    steps: int = 200,
+    steps: int = 50,
     seed: int = 0,
     platform: str = "cpu",
     npu_cores: int | None = None,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--hybrid-rate", type=float, default=0.0, help="Share of layers with groups in formats without, or the reverse."
 )
-@click.option("--steps", type=int, default=200, show_default=True, help="gdq: steps to learn each block.")
+@click.option("--steps", type=int, default=50, show_default=True, help="gdq: steps to learn each block.")
 @click.option("--seed", type=int, default=0, show_default=True, help="gdq: order of the texts.")
 @click.option("--extra-qparams", type=click.Path(), help="gdq: the gdq.qparams of an earlier conversion.")
 @click.option("--platform", default="cpu", show_default=True, help="rk3588, rk3576 or cpu.")

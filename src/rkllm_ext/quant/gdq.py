@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Settings:
     """How long and how fast to learn."""
 
-    steps: int = 200  # of each block
+    steps: int = 50  # of each block
     batch: int = 4  # sequences of a step
     seed: int = 0
     reach: float = 0.7  # how far an offset can move in all steps together, in codes

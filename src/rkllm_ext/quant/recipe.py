@@ -44,7 +44,7 @@ class Recipe:
     hybrid_rate: float = 0.0
     extra_qparams: FileName = None
     head_format: str | None = None
-    steps: int = 200
+    steps: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
