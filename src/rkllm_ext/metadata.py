@@ -150,9 +150,9 @@ def _check_vocabulary(tokenizer: Iterable[Key], vocab_size: int) -> None:
         raise ModelFileError(f"the tokenizer has {n_tokens} tokens, but the embedding has {vocab_size} rows")
 
 
-def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any]) -> list[int]:
+def _ends_by_text(tokens: Iterable[Any], types: Iterable[Any], texts: Sequence[str] = _END_TEXTS) -> list[int]:
     pairs = enumerate(zip(tokens, types))
-    return [index for index, (text, kind) in pairs if kind == _CONTROL and text in _END_TEXTS]
+    return [index for index, (text, kind) in pairs if kind == _CONTROL and text in texts]
 
 
 def _ends_by_text_of(tokenizer: Iterable[Key], texts: Sequence[str]) -> list[int]:
@@ -163,8 +163,8 @@ def _ends_by_text_of(tokenizer: Iterable[Key], texts: Sequence[str]) -> list[int
 def _ends_of_template(tokenizer: Iterable[Key], template: str) -> list[int]:
     # What a template puts behind each turn the model writes there, too, whether a configuration says so or not.
     rows = {key: value for key, _, value in tokenizer}
-    tokens = [text if text in template else "" for text in rows["tokenizer.ggml.tokens"]] if template else []
-    return _ends_by_text(tokens, rows["tokenizer.ggml.token_type"])
+    texts = [text for text in _END_TEXTS if text in template]
+    return _ends_by_text(rows["tokenizer.ggml.tokens"], rows["tokenizer.ggml.token_type"], texts)
 
 
 def _template_text(value: Any) -> str:

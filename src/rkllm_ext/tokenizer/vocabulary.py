@@ -153,12 +153,13 @@ def merge_pairs(pairs: list[tuple[str, str]], ids: dict[str, int], where: str) -
     ModelFileError
         A part, or what the parts become, is not in the vocabulary.
     """
-    result = np.zeros((len(pairs), 2), np.uint32)
+    found: list[int] = []
     for rank, (left, right) in enumerate(pairs):
-        if left not in ids or right not in ids or left + right not in ids:
+        first, second = ids.get(left), ids.get(right)
+        if first is None or second is None or left + right not in ids:
             raise ModelFileError(f"{where}: merge {rank} ({left!r} {right!r}) has a part or a result without a token")
-        result[rank] = ids[left], ids[right]
-    return result
+        found += first, second
+    return np.array(found, np.uint32).reshape(-1, 2)
 
 
 def check_texts(tokens: list[str], where: str) -> None:
