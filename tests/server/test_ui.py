@@ -108,6 +108,17 @@ def test_the_page_asks_for_a_password_when_one_is_set(tiny_model: Path) -> None:
         assert running.stop() == 0
 
 
+def test_answers_end_before_the_server_does(tiny_model: Path) -> None:
+    from gradio_client import Client
+
+    running = Running(tiny_model, "--context", "4096", command="ui")
+    client = Client(running.url, verbose=False, analytics_enabled=False)
+    job = ask(client, "Once upon a time", [])
+    wait_for(lambda: job.outputs())
+    assert running.stop() == 0
+    assert job.outputs()[-1][-1][1]
+
+
 # ---- a browser ------------------------------------------------------------------------------------------------------
 
 
@@ -140,15 +151,14 @@ def open_browser() -> Iterator[Callable[[int, int], Any]]:
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    from selenium.common.exceptions import StaleElementReferenceException
-
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             if found := condition():
                 return found
-        except StaleElementReferenceException:  # the page has drawn it anew meanwhile
-            pass
+        except Exception as error:
+            if type(error).__name__ != "StaleElementReferenceException":  # the page has drawn it anew meanwhile
+                raise
         assert time.monotonic() < deadline, "the browser did not show it"
         time.sleep(0.1)
 
@@ -224,6 +234,15 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(
     assert box["x"] >= 0
     assert box["width"] > 200
     assert box["y"] + box["height"] <= 844
+
+
+def test_an_open_page_does_not_hold_up_the_end(tiny_model: Path, open_browser: Callable[[int, int], Any]) -> None:
+    running = Running(tiny_model, "--drain", "100", command="ui")
+    Shown(open_browser(800, 600), running.url)
+    running.process.terminate()
+    assert running.process.wait(timeout=50) == 0
+    assert running.ended() == 0
+    assert running.lines == []
 
 
 def test_a_closed_browser_frees_its_place(page: Running, open_browser: Callable[[int, int], Any]) -> None:

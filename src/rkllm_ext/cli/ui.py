@@ -50,7 +50,7 @@ def command(
     timeout: float,
     drain: float,
     **settings: Any,
-) -> None:
+) -> int:
     """Serve a web page that talks to the .rkllm file MODEL."""
     from ..deploy.service import READY
 
@@ -58,7 +58,8 @@ def command(
         from ..server.model import Model
         from ..server.ui import create_page, run_page
     except ImportError as error:
-        raise click.ClickException(f"ui needs the package {error.name}; pip install 'rkllm_ext[ui]'") from None
+        sentence = f"ui needs Python 3.10 and the package {error.name}; pip install 'rkllm_ext[ui]'"
+        raise click.ClickException(sentence) from None
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=128)
@@ -73,4 +74,4 @@ def command(
         port = listening.getsockname()[1]
         click.echo(READY, err=True)
         click.echo(f"{loaded.name} is served on http://{host}:{port}, {parallel} answers at once", err=True)
-        run_page(app, listening, drain)
+        return 0 if run_page(app, listening, drain) else 1

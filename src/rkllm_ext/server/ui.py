@@ -3,10 +3,13 @@
 # Gradio reads annotations at run time, as types: no `from __future__ import annotations` here.
 
 import json
+import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
+from types import FrameType
 from typing import Any, Optional, Union
 
 import fastapi
@@ -91,15 +94,45 @@ def create_page(
     )
 
 
-def run_page(app: fastapi.FastAPI, listening: socket.socket, drain: float = 30.0) -> None:
-    """Serve an application of `create_page` on a socket until SIGTERM or SIGINT; answers have `drain` seconds then."""
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(drain), server_header=False)
+def run_page(app: fastapi.FastAPI, listening: socket.socket, drain: float = 30.0) -> bool:
+    """Serve an application of `create_page` on a socket until SIGTERM or SIGINT.
+
+    Answers have `drain` seconds to end then; a second signal ends at once. Return whether all have ended by themselves.
+    """
+    engine: Engine = app.state.engine
+    # Open pages keep a connection for ever: it is answers that are waited for.
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+    server = _Server(config, engine, drain)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises what has stopped it once more, at its end
         signal.signal(number, lambda *_: None)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
+        return engine.is_idle
     finally:
-        app.state.engine.close()
+        engine.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends when the engine has."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain = drain
+        self._is_ending = False
+
+    def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
+        """Take a signal."""
+        if self._is_ending:
+            self.should_exit = self.force_exit = True
+            return
+        self._is_ending = True
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        self._engine.drain(self._drain)
+        self.should_exit = True
 
 
 def _page(engine: Engine, system: str, timeout: Optional[float]) -> gr.Blocks:
