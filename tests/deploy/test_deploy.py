@@ -214,6 +214,16 @@ def test_a_board_without_python_is_told_what_to_install(by_cable: Deployment, mo
     assert "it has no Python 3; install python3 and python3-venv there" in by_cable.err
 
 
+def test_what_the_page_cannot_do_is_told_before_anything_is_done(by_cable: Deployment, model: Path) -> None:
+    assert by_cable.run(model, "--server", "gradio", "--prompt-cache-path", str(model)) == 1
+    assert "the page (gradio) has no adapters and prompt caches; choose the server flask" in by_cable.err
+    old = '#!/bin/sh\ncase "$*" in *version_info*) echo 3.9 ;; *) echo yes ;; esac\n'
+    program(by_cable.board.folder / "bin" / "python3", old)
+    assert by_cable.run(model, "--server", "gradio") == 1
+    assert "the board has Python 3.9, but gradio needs 3.10 or later" in by_cable.err
+    assert not by_cable.board.workshop.exists()
+
+
 def test_no_wheel_for_the_board_is_told_before_anything_is_done(by_cable: Deployment, model: Path) -> None:
     wheels = model.parent / "wheels"
     wheels.mkdir()

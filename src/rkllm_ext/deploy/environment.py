@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import RKLLMError
-from .files import Pushed, digest, push
+from .files import Transfer, digest
 from .reach import Answer, Board
 from .survey import Survey
 from .wheels import download, fitting_wheel
@@ -113,5 +113,4 @@ class Environment:
         return f"{folder}/{self._wheel.name}[{self._extras}]"
 
     def _push(self, file: Path) -> None:
-        there = f"{self._wheels}/{file.name}"
-        push(self._board, file, there, Pushed(self._board, file, there))
+        Transfer(self._board, file, f"{self._wheels}/{file.name}").push()

@@ -14,7 +14,7 @@ from ..errors import RKLLMError
 from ..progress import Progress
 from .reach import Board
 
-__all__ = ["Pushed", "digest", "push"]
+__all__ = ["Transfer", "digest"]
 
 _BLOCK = 4 << 20
 
@@ -30,56 +30,56 @@ def digest(path: Path, most: int | None = None) -> str:
     return found.hexdigest()
 
 
-class Pushed:
-    """What the board has of a file.
+class Transfer:
+    """A file of this machine on its way to a board.
 
     Attributes
     ----------
-    whole
-        It is there with these bytes.
-    part
-        Bytes of an unfinished push that are right.
+    sum
+        Its SHA-256.
+    is_there
+        The board has it with these bytes.
+    missing
+        Bytes that have to go there.
     """
 
     def __init__(self, board: Board, local: Path, remote: str) -> None:
+        self._board = board
+        self.local = local
+        self.remote = remote
+        self.size = local.stat().st_size
+        self.sum = digest(local)
         name = shlex.quote(remote)
-        # One question: the sizes and sums of both, "-" for one that is not there.
+        # One question: the sizes and sums of the file and its unfinished part, "-" for one that is not there.
         script = (
-            f"for f in {name} {name}.part; do [ -f \"$f\" ] && "
+            f'for f in {name} {name}.part; do [ -f "$f" ] && '
             'echo "$(wc -c < "$f") $(sha256sum < "$f" | cut -c1-64)" || echo -; done'
         )
         rows = [line.split() for line in board.ask(script).out.splitlines()]
-        size = local.stat().st_size
-        self.sum = digest(local)
-        self.whole = bool(rows) and rows[0] == [str(size), self.sum]
-        self.part = 0
-        if not self.whole and len(rows) > 1 and len(rows[1]) == 2 and int(rows[1][0]) <= size:
+        self.is_there = bool(rows) and rows[0] == [str(self.size), self.sum]
+        self._held = 0
+        if not self.is_there and len(rows) > 1 and len(rows[1]) == 2 and int(rows[1][0]) <= self.size:
             held = int(rows[1][0])
-            self.part = held if digest(local, held) == rows[1][1] else 0
+            self._held = held if digest(local, held) == rows[1][1] else 0
+        self.missing = 0 if self.is_there else self.size - self._held
 
-    def missing(self, local: Path) -> int:
-        """Return the bytes that have to go there."""
-        return 0 if self.whole else local.stat().st_size - self.part
+    def push(self) -> None:
+        """Bring to the board what it does not have.
 
-
-def push(board: Board, local: Path, remote: str, there: Pushed) -> bool:
-    """Bring a file to a board. Returns whether anything had to go.
-
-    Raises
-    ------
-    RKLLMError
-        The connection broke, or the bytes that arrived are others. Calling it again goes on behind what is there.
-    """
-    if there.whole:
-        return False
-    name = shlex.quote(remote)
-    board.do(f"mkdir -p {shlex.quote(str(Path(remote).parent))}", "making a folder")
-    if not there.part:
-        board.do(f"rm -f {name}.part && : > {name}.part", "beginning a file")
-    with Progress(True, there.missing(local), local.name) as progress:
-        board.append(local, there.part, f"{remote}.part", progress.add)
-    script = f'[ "$(sha256sum < {name}.part | cut -c1-64)" = {there.sum} ] && mv -f {name}.part {name}'
-    if board.attempt(script).status != 0:
-        board.attempt(f"rm -f {name}.part")
-        raise RKLLMError(f"{board.name}:{remote}: what arrived is not what {local} holds; run the command again")
-    return True
+        Raises
+        ------
+        RKLLMError
+            The connection broke, or the bytes that arrived are others. The next transfer goes on behind what is there.
+        """
+        if self.is_there:
+            return
+        board, name = self._board, shlex.quote(self.remote)
+        board.do(f"mkdir -p {shlex.quote(str(Path(self.remote).parent))}", "making a folder")
+        if not self._held:
+            board.do(f"rm -f {name}.part && : > {name}.part", "beginning a file")
+        with Progress(True, self.missing, self.local.name) as progress:
+            board.append(self.local, self._held, f"{self.remote}.part", progress.add)
+        script = f'[ "$(sha256sum < {name}.part | cut -c1-64)" = {self.sum} ] && mv -f {name}.part {name}'
+        if board.attempt(script).status != 0:
+            board.attempt(f"rm -f {name}.part")
+            raise RKLLMError(f"{board.name}:{self.remote}: what arrived is not what {self.local} holds; try again")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InvalidArgumentError, RKLLMError
 from .environment import Environment
-from .files import Pushed, push
+from .files import Transfer
 from .reach import Answer, Board, Reach
 from .service import Service
 from .survey import PLATFORMS, Survey, check_kind, check_room, survey
@@ -88,17 +88,16 @@ class Order:
 
 @dataclass
 class _File:
-    """A file that the server reads: where it is on the board, and what has to happen for that."""
+    """A file that the server reads, on the board."""
 
     remote: str
     size: int
-    sum: str
-    local: Path | None = None
-    there: Pushed | None = None
+    sum: str  # changes when the file does
+    transfer: Transfer | None = None  # None: the board has it already
 
     @property
     def missing(self) -> int:
-        return self.there.missing(self.local) if self.there is not None and self.local is not None else 0
+        return self.transfer.missing if self.transfer is not None else 0
 
 
 class _Unreached:
@@ -135,15 +134,12 @@ def deploy(board: Board, order: Order) -> str:
             "the board has Python {}.{}, but gradio needs {}.{}".format(*facts.python, *_OLDEST_FOR_GRADIO)
             + " or later; name another --python or choose the server flask"
         )
-    command, extras = SERVERS[order.server]
-    environment = Environment(board, facts, workshop, extras, order.wheel)
+    environment = Environment(board, facts, workshop, SERVERS[order.server][1], order.wheel)
     installed = environment.is_there()
-    model = _find(board, order.model, f"{workshop}/models")
-    lora = _find(board, order.lora, f"{workshop}/models") if order.lora else None
-    cache = _find(board, order.prompt_cache, f"{workshop}/models") if order.prompt_cache else None
-    files = [file for file in (model, lora, cache) if file is not None]
+    given = [each for each in (order.model, order.lora, order.prompt_cache) if each]
+    files = [_find(board, each, f"{workshop}/models") for each in given]
     missing = sum(file.missing for file in files)
-    for warning in check_room(facts, workshop, model.size, missing, not installed):
+    for warning in check_room(facts, workshop, files[0].size, missing, not installed):
         board.say(f"warning: {warning}")
 
     if not installed:
@@ -151,27 +147,12 @@ def deploy(board: Board, order: Order) -> str:
         board.do(f"mkdir -p {shlex.quote(workshop)}", "making the workshop")
         environment.install(order.python, order.offline)
     for file in files:
-        if file.local is not None and file.there is not None and not file.there.whole:
-            board.say(f"pushing {file.local.name}, {file.missing / 1e6:.1f} MB of {file.size / 1e6:.1f}")
-            push(board, file.local, file.remote, file.there)
-    sudo = "sudo -n " if facts.root == "sudo" else ""
-    fix = _fix_frequencies(board, order, facts, environment.program, sudo)
+        if file.transfer is not None and not file.transfer.is_there:
+            board.say(f"pushing {Path(file.remote).name}, {file.missing / 1e6:.1f} MB of {file.size / 1e6:.1f}")
+            file.transfer.push()
+    fix = _fix_frequencies(board, order, facts, environment.program)
     _tell_findings(board, order, environment.program)
-
-    arguments = [environment.program, command, model.remote, "--host", order.listen, "--port", str(order.port)]
-    arguments += ["--lora", f"{Path(lora.remote).stem}={lora.remote}"] if lora else []
-    arguments += ["--prompt-cache", cache.remote] if cache else []
-    service = Service(
-        workshop,
-        [*arguments, *order.arguments],
-        library=order.library,
-        user=facts.user,
-        sudo=sudo,
-        systemd=facts.systemd and bool(facts.root),
-        before=fix,
-        contents=" ".join([environment.stamp, *(file.sum for file in files)]),
-        root=order.root,
-    )
+    service = _service(order, facts, environment, files, fix)
     url = _url(board, order, facts)
     if service.runs(board):
         board.say("the server runs already, nothing has changed")
@@ -198,8 +179,8 @@ def _find(board: Board, given: str, folder: str) -> _File:
     local = Path(given)
     if local.is_file():
         remote = f"{folder}/{local.name}"
-        there = Pushed(board, local, remote)
-        return _File(remote, local.stat().st_size, there.sum, local, there)
+        transfer = Transfer(board, local, remote)
+        return _File(remote, transfer.size, transfer.sum, transfer)
     if not local.is_absolute():
         raise RKLLMError(f"{given}: no such file here, and no absolute path of a file on the board")
     name = shlex.quote(given)
@@ -210,12 +191,39 @@ def _find(board: Board, given: str, folder: str) -> _File:
     return _File(given, int(size.group(1)) if size else 0, " ".join(answer.out.split()))
 
 
-def _fix_frequencies(board: Board, order: Order, facts: Survey, program: str, sudo: str) -> list[str]:
+def _service(order: Order, facts: Survey, environment: Environment, files: list[_File], before: list[str]) -> Service:
+    """Return the server of an order. files: model, adapter, prompt cache; before: what runs before each start."""
+    given = iter(files)
+    arguments = [environment.program, SERVERS[order.server][0], next(given).remote]
+    arguments += ["--host", order.listen, "--port", str(order.port)]
+    if order.lora:
+        adapter = next(given).remote
+        arguments += ["--lora", f"{Path(adapter).stem}={adapter}"]
+    if order.prompt_cache:
+        arguments += ["--prompt-cache", next(given).remote]
+    return Service(
+        order.workshop.rstrip("/"),
+        [*arguments, *order.arguments],
+        library=order.library,
+        user=facts.user,
+        sudo=_sudo(facts),
+        systemd=facts.systemd and bool(facts.root),
+        before=before,
+        contents=" ".join([environment.stamp, *(file.sum for file in files)]),
+        root=order.root,
+    )
+
+
+def _sudo(facts: Survey) -> str:
+    return "sudo -n " if facts.root == "sudo" else ""
+
+
+def _fix_frequencies(board: Board, order: Order, facts: Survey, program: str) -> list[str]:
     """Set the board's frequencies and return the command that does; empty where it cannot be done."""
     if order.platform == "cpu" or not facts.root:
         return []
     fix = [program, "doctor", "--fix-freq", *(["--root", order.root] if order.root else [])]
-    answer = board.attempt(sudo + shlex.join(fix))
+    answer = board.attempt(_sudo(facts) + shlex.join(fix))
     if answer.status != 0:
         board.say(f"warning: the frequencies are not all set: {answer.reason}")
     elif answer.out:
