@@ -80,7 +80,8 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *   logprobs        0 ... 20: alternatives whose log-probabilities rkllm_ext_token_logprobs gives beside the token's
  *                   own; -1 (the default): no log-probabilities
  *   seed            0 ... 2^64-1, or "random" (the default: a new one for each run)
- *   n_threads       1 ... 256
+ *   n_threads       1 ... 256; 0 (the default): the environment's RKLLM_EXT_THREADS, else the physical cores that the
+ *                   process may use, on big.LITTLE processors the big ones, as far as a control group's quota goes
  *   prefill_chunk   prompt tokens per pass, 1 ... 512; results do not depend on it
  *   add_bos         "auto" (the default: as the model's tokenizer says), 0 or 1: put the begin token before a prompt
  *   ignore_eos      1: end tokens do not end a run

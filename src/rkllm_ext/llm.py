@@ -70,7 +70,8 @@ class LLM:
     seed : int, optional
         0 ... 2^64 - 1; the same seed gives the same answer. None: a new one for each run.
     n_threads : int, optional
-        None: the library's default, the cores of the machine.
+        None: the environment's RKLLM_EXT_THREADS, else the physical cores that the process may use; of a big.LITTLE
+        processor the big ones.
     n_keep : int
         What a full context does. -1: the run ends. n >= 0: the first n tokens stay, the older half of the others is
         dropped, and the run goes on in the state of a prompt of the tokens that are left.

@@ -5,7 +5,7 @@
 
 #include "api.h"
 #include "checksum.h"
-#include "kernels/cpu.h"
+#include "cores.h"
 #include "kernels/dispatch.h"
 #include "limits.h"
 #include "linear.h"
@@ -142,7 +142,7 @@ int rkllm_ext_quantize(const char* format, int64_t rows, int64_t cols, const cha
     const Layout layout = layout_of(f, rows, cols);
     need_bytes(layout, out_bytes);
     const SourceMatrix matrix = source_matrix(rows, cols, type, data, data_bytes);
-    ThreadPool pool(n_threads ? n_threads : cpu_cores());
+    ThreadPool pool(n_threads ? n_threads : default_cores().count);
     std::vector<RoundingScratch> scratch(size_t(pool.size()));
     std::vector<RowProblem> problems(size_t(layout.tiles));
     pool.run(int(layout.tiles), [&](int tile, int thread) {
@@ -167,7 +167,7 @@ int rkllm_ext_matmul(const char* format, int64_t rows, int64_t cols, const void*
     const int64_t x_stride = padded(cols), y_stride = padded(rows);
     Buffer<float> x_rows(n * x_stride), y_rows(n * y_stride);
     for (int64_t i = 0; i < n; i++) memcpy(&x_rows[i * x_stride], x + i * cols, size_t(cols) * sizeof(float));
-    ThreadPool pool(n_threads ? n_threads : cpu_cores());
+    ThreadPool pool(n_threads ? n_threads : default_cores().count);
     Activations activations(int(n), cols);
     activations.set(x_rows.data(), x_stride, int(n), cols);
     multiply(activations, {{&linear, y_rows.data(), y_stride}}, kernels(), pool);
@@ -179,7 +179,7 @@ int rkllm_ext_limits(int n_threads, double* read_gbs, double* integer_gops, doub
   return guard([&] {
     need(read_gbs && integer_gops && float_gflops, "all results must be asked for");
     need(n_threads >= 0 && n_threads <= 256, "n_threads must be 0 to 256");
-    const Limits limits = measure_limits(n_threads ? n_threads : cpu_cores(), kernels());
+    const Limits limits = measure_limits(n_threads ? n_threads : default_cores().count, kernels());
     *read_gbs = limits.read_gbs;
     *integer_gops = limits.integer_gops;
     *float_gflops = limits.float_gflops;

@@ -3,21 +3,27 @@
 
 #include <algorithm>
 
+#include "cores.h"
 #include "error.h"
-#include "kernels/cpu.h"
 
 namespace rkllm {
 namespace {
 
 constexpr int kDefaultChunk = 64;  // an abort of a prefill waits for at most one
 constexpr int kMostChunk = 512;
-constexpr int kMostThreads = 256;
 
-int check_threads(int n_threads) {
+// So many threads, or (0) those of the machine's cores and where to keep them.
+Cores check_threads(int n_threads) {
   if (n_threads < 0 || n_threads > kMostThreads)
     throw Error(ErrorCode::INVALID_ARGUMENT,
                 format("n_threads is %d, but must be 0 (automatic) to %d", n_threads, kMostThreads));
-  return n_threads ? n_threads : std::min(cpu_cores(), kMostThreads);
+  return n_threads ? Cores{n_threads, {}} : default_cores();
+}
+
+// The calling thread is one of the pool's, but stays where its program put it.
+std::unique_ptr<ThreadPool> start_threads(const Cores& cores) {
+  const KeptOn kept(cores.cpus);
+  return std::make_unique<ThreadPool>(cores.count);
 }
 
 }  // namespace
@@ -35,8 +41,9 @@ void Turns::give() {
 }
 
 Executor::Executor(std::shared_ptr<const Model> model, int max_context, int n_threads)
-    : model_(std::move(model)), max_context_(max_context), adapters_(model_), n_threads_(check_threads(n_threads)),
-      chunk_(std::min(kDefaultChunk, max_context)), pool_(std::make_unique<ThreadPool>(n_threads_)) {
+    : model_(std::move(model)), max_context_(max_context), adapters_(model_),
+      chunk_(std::min(kDefaultChunk, max_context)), pool_(start_threads(check_threads(n_threads))) {
+  n_threads_ = pool_->size();
   use_workspace(std::make_unique<Workspace>(*model_, chunk_, max_context_, pool_->size()), chunk_);
 }
 
@@ -48,13 +55,13 @@ void Executor::use_workspace(std::unique_ptr<Workspace> workspace, int rows) {
 }
 
 void Executor::set_threads(int n_threads) {
-  const int count = check_threads(n_threads);
+  const Cores cores = check_threads(n_threads);
   const Turn turn(turns_);
-  auto pool = std::make_unique<ThreadPool>(count);
+  auto pool = start_threads(cores);
   // Whatever fails, fails before the two part: a pass has memory for each thread.
-  use_workspace(std::make_unique<Workspace>(*model_, capacity_, max_context_, count), capacity_);
+  use_workspace(std::make_unique<Workspace>(*model_, capacity_, max_context_, pool->size()), capacity_);
   pool_ = std::move(pool);
-  n_threads_ = count;
+  n_threads_ = cores.count;
 }
 
 void Executor::set_chunk(int rows) {

@@ -6,7 +6,7 @@
 
 #include "checksum.h"
 #include "error.h"
-#include "kernels/cpu.h"
+#include "cores.h"
 #include "thread_pool.h"
 
 namespace rkllm {
@@ -45,7 +45,7 @@ void check_sums(const Container& file) {
   const uint8_t* sums = tensors.back().data;
   std::vector<char> wrong(tensors.size(), 0);
   const bool small = file.file_size() < 1 << 20;  // summed sooner than a thread has started
-  ThreadPool pool(small ? 1 : std::min(cpu_cores(), 8));
+  ThreadPool pool(small ? 1 : std::min(default_cores().count, 8));
   pool.run(int(tensors.size()), [&](int item, int) {
     const size_t i = size_t(item);
     uint64_t expected;

@@ -78,7 +78,8 @@ ENGINE = {
     "logprobs": "numeric",
     "stop": "error",
     "lookup": "",
-    "rkllm_file": "container checksum tensor thread_pool",
+    "rkllm_file": "container checksum cores tensor thread_pool",
+    "cores": "error",
     "limits": "tensor thread_pool",
     "model": "spec rkllm_file linear rope tokenizer",
     "low_rank": "linear",
@@ -88,11 +89,11 @@ ENGINE = {
     "container_writer": "container checksum",
     "saved_state": "sequence container_writer",
     "prompt_caches": "saved_state",
-    "executor": "transformer prompt_caches",
+    "executor": "cores transformer prompt_caches",
     "session": "executor sequence",
     "generate": "session sampler logprobs stop lookup",
     "multimodal": "tokenizer",
-    "api": "generate limits multimodal log public",
+    "api": "cores generate limits multimodal log public",
     "public": "",
 }
 

@@ -1,17 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu.h"
 
-#include <sched.h>
 #if defined(RKLLM_ARCH_x86_64)
 #include <cpuid.h>
 #elif defined(RKLLM_ARCH_aarch64)
 #include <sys/auxv.h>
 #endif
-
-#include <cstdio>
-#include <set>
-#include <string>
-#include <utility>
 
 namespace rkllm {
 namespace {
@@ -48,37 +42,6 @@ uint32_t cpu_features() {
   if (getauxval(AT_HWCAP) & dot_product) features |= CPU_DOTPROD;
 #endif
   return features;
-}
-
-namespace {
-
-// Read a small decimal number from a file of /sys; -1 when there is none.
-int read_number(const std::string& path) {
-  int number = -1;
-  if (FILE* file = fopen(path.c_str(), "r")) {
-    if (fscanf(file, "%d", &number) != 1) number = -1;
-    fclose(file);
-  }
-  return number;
-}
-
-}  // namespace
-
-int cpu_cores() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
-  std::set<std::pair<int, int>> cores;  // (package, core): hyperthreads of one core share an entry
-  int without_topology = 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-    if (!CPU_ISSET(cpu, &allowed)) continue;
-    const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    const int package = read_number(folder + "physical_package_id"), core = read_number(folder + "core_id");
-    if (core < 0) without_topology++;
-    else cores.insert({package, core});
-  }
-  const int count = int(cores.size()) + without_topology;
-  return count > 0 ? count : 1;
 }
 
 }  // namespace rkllm

@@ -15,7 +15,4 @@ enum : uint32_t {
 
 uint32_t cpu_features();
 
-// Physical cores this process may run on; at least 1.
-int cpu_cores();
-
 }  // namespace rkllm
