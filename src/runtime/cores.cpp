@@ -60,7 +60,7 @@ int physical_cores(const std::string& root, const std::vector<int>& cpus) {
   return int(cores.size()) + without_topology;
 }
 
-// Processors that a quota in microseconds of a period pays for, a part of one as a whole; none: as many as there may be.
+// Processors that a quota in microseconds of a period pays for, a part of one as a whole; no quota: as many as can be.
 int paid_for(long long quota, long long period) {
   if (quota <= 0 || period <= 0) return kMostThreads;
   return int(std::min<long long>((quota + period - 1) / period, kMostThreads));

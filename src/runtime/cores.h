@@ -16,16 +16,16 @@ struct Cores {
   std::vector<int> cpus;  // the processors to keep them on, where there are weaker ones as well; empty: all are alike
 };
 
-// Of the allowed processors: their physical cores, hyperthreads counted once, without those that are much weaker than the
-// strongest (big.LITTLE), and no more than the quota of the control group pays for. Reads sys and proc below root ("").
+// Of the allowed processors: their physical cores, hyperthreads counted once, without those that are much weaker than
+// the strongest (big.LITTLE), and no more than the quota of the control group pays for. Reads sys and proc below root ("").
 Cores choose_cores(const std::string& root, const std::vector<int>& allowed);
 
 // Of those that the calling thread may run on. RKLLM_EXT_THREADS gives another count, and keeps nothing anywhere.
 // Throws Error(INVALID_ARGUMENT) when that is no number of threads.
 Cores default_cores();
 
-// While it lives, the calling thread runs on these processors only (where the system lets it), and so will, for good, the
-// threads that it starts. Nothing happens when the list is empty.
+// While it lives, the calling thread runs on these processors only (where the system lets it), and so will, for good,
+// the threads that it starts. Nothing happens when the list is empty.
 class KeptOn {
  public:
   explicit KeptOn(const std::vector<int>& cpus);
