@@ -17,7 +17,8 @@ struct Cores {
 };
 
 // Of the allowed processors: their physical cores, hyperthreads counted once, without those that are much weaker than
-// the strongest (big.LITTLE), and no more than the quota of the control group pays for. Reads sys and proc below root ("").
+// the strongest (big.LITTLE), and no more than the quota of the control group pays for. Reads sys and proc below root
+// ("").
 Cores choose_cores(const std::string& root, const std::vector<int>& allowed);
 
 // Of those that the calling thread may run on. RKLLM_EXT_THREADS gives another count, and keeps nothing anywhere.
