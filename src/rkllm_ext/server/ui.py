@@ -192,9 +192,6 @@ def _connect(
     controls: list[Any],
 ) -> None:
     async def answer(history: list[Any], request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, str]]:
-        if not history or history[-1]["role"] != "user":
-            yield history, ""
-            return
         try:
             wanted = request_of(engine, page_to_messages(history), _settings(values), _whose(request), timeout)
             async for progress in answered(engine, wanted):
@@ -203,13 +200,12 @@ def _connect(
             raise gr.Error(str(error), print_exception=False) from None
 
     def asked(question: str, history: list[Any]) -> tuple[Any, Any]:
-        # The field is empty and can be filled while the answer comes; its button stops.
         if not question.strip():
-            return gr.skip(), gr.skip()
-        return gr.Textbox("", submit_btn=False, stop_btn=True), [*history, {"role": "user", "content": question}]
+            raise gr.Error("the message is empty", visible=False, print_exception=False)  # nothing happens
+        return gr.Textbox("", **busy), [*history, {"role": "user", "content": question}]
 
     def ended(history: list[Any]) -> tuple[Any, Any]:
-        return gr.Textbox(submit_btn=True, stop_btn=False), json.dumps(page_to_messages(history))
+        return gr.Textbox(interactive=True, submit_btn=True, stop_btn=False), json.dumps(page_to_messages(history))
 
     def up_to_question(history: list[Any]) -> list[Any]:
         last = max((i for i, message in enumerate(history) if message["role"] == "user"), default=-1)
@@ -218,13 +214,13 @@ def _connect(
     def restored(kept: Any) -> list[Any]:
         return json.loads(kept) if isinstance(kept, str) else []
 
+    # One answer at a time: the field rests, and its button stops.
+    busy: dict[str, Any] = {"interactive": False, "submit_btn": False, "stop_btn": True}
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     quick: dict[str, Any] = {**hidden, "queue": False}
     sent = text.submit(asked, [text, chat], [text, chat], **quick)
-    again = chat.retry(up_to_question, chat, chat, **quick).then(
-        lambda: gr.Textbox(submit_btn=False, stop_btn=True), None, text, **quick
-    )
-    answers = [each.then(answer, [chat, *controls], [chat, status], **hidden) for each in (sent, again)]
+    again = chat.retry(lambda history: (gr.Textbox(**busy), up_to_question(history)), chat, [text, chat], **quick)
+    answers = [each.success(answer, [chat, *controls], [chat, status], **hidden) for each in (sent, again)]
     for each in answers:
         each.success(ended, chat, [text, stored], **quick)
         each.failure(ended, chat, [text, stored], **quick)
