@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conversion of a model: open, resolve, plan, then tensor by tensor load, quantize, pack and write.
 
-One tensor is in memory at a time, so the peak does not grow with the number of layers.
+One tensor is loaded and packed at a time while those before it are written: the peak does not grow with the number of
+layers.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def estimate(
             platform=platform,
             npu_cores=cores,
             file_bytes=file_bytes([*keys, source_key("0" * 64)], entries),
-            peak_bytes=max(_memory(model, entry) for entry in entries if entry.name in model.tensors),
+            peak_bytes=_peak(model, entries),
             kinds=_kinds(entries),
         )
 
@@ -90,6 +90,12 @@ def _equal_losses(formats: Mapping[str, Format | None], shapes: Mapping[str, tup
         for name, format in formats.items()
         if name.startswith("blk.") and format and format.scale_bits and neighbour(format, shapes[name][1])
     }
+
+
+def _peak(model: SourceModel, entries: list[Entry]) -> int:
+    """Return the most bytes in use: of a tensor that is packed, and of the two before it that wait to be written."""
+    waiting = [sum(entry.n_bytes for entry in entries[max(0, i - 2) : i]) for i in range(len(entries))]
+    return max(_memory(model, entry) + more for entry, more in zip(entries, waiting) if entry.name in model.tensors)
 
 
 def _memory(model: SourceModel, entry: Entry) -> int:

@@ -54,7 +54,9 @@ def test_the_estimate_of_a_gguf_file_names_its_types(tiny_llama: Path, tmp_path:
     kinds = {kind.name: kind for kind in found.kinds}
     assert (kinds["blk.*.ffn_up.weight"].count, kinds["blk.*.ffn_up.weight"].format) == (2, "w8a8")
     # the largest tensor: its float32 numbers, as much again in between, and the packed ones
-    assert found.peak_bytes == max(kind.rows * kind.cols * 8 + kind.n_bytes // kind.count for kind in kinds.values())
+    packed = max(kind.rows * kind.cols * 8 + kind.n_bytes // kind.count for kind in kinds.values())
+    waiting = 2 * max(kind.n_bytes // kind.count for kind in kinds.values())
+    assert packed <= found.peak_bytes <= packed + waiting
 
 
 def test_a_hybrid_model_is_estimated_by_its_share_of_layers(tiny_llama: Path, tmp_path: Path) -> None:
