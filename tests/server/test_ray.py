@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,19 @@ def post(path: str, fields: dict[str, Any]) -> Any:
         return reply.read().decode()
 
 
+def leave(fields: dict[str, Any]) -> None:
+    """Begin a long stream and go away."""
+    endless = {**fields, "stream": True, "max_tokens": 16000}
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/completions", json.dumps(endless).encode())
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        assert reply.readline().startswith(b"data: ")
+
+
+def metrics() -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=120) as reply:
+        return str(reply.read().decode())
+
+
 def test_two_replicas_answer_as_one_server(cluster: None, tiny_model: Path) -> None:
     from ray import serve
 
@@ -40,7 +55,7 @@ def test_two_replicas_answer_as_one_server(cluster: None, tiny_model: Path) -> N
     from rkllm_ext.server.ray import deployment
 
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    serve.run(deployment(tiny_model, replicas=2, parallel=2, max_queue=100, n_threads=1))
+    serve.run(deployment(tiny_model, replicas=2, parallel=2, max_queue=100, n_threads=1, max_context_len=16384))
     try:
         asked = [
             {"model": "tiny", "prompt": f"Once upon {i}", "max_tokens": 30, "seed": i, "ignore_eos": True}
@@ -56,6 +71,10 @@ def test_two_replicas_answer_as_one_server(cluster: None, tiny_model: Path) -> N
         stream = post("/v1/completions", {**asked[3], "stream": True})
         rows = [line[6:] for line in stream.splitlines() if line.startswith("data: ")]
         assert "".join(json.loads(row)["choices"][0]["text"] for row in rows[:-1]) == expected[3]
+        leave(asked[0])
+        deadline = time.monotonic() + 60
+        while not re.search(r"cancelled[^ \n]* 1(\.0)?$", metrics(), re.M):  # of either replica
+            assert time.monotonic() < deadline
         assert serve.status().applications["default"].deployments["rkllm_ext"].replica_states == {"RUNNING": 2}
     finally:
         serve.shutdown()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -59,14 +61,15 @@ def deployment(
     class Replica:
         """One process of the application."""
 
+    limits: dict[str, Any] = {} if replicas_per_node is None else {"max_replicas_per_node": replicas_per_node}
     deployed: Any = serve.deployment(
         name="rkllm_ext",
         num_replicas=replicas,
-        max_replicas_per_node=replicas_per_node,
         max_ongoing_requests=parallel + 1,  # one more is made ready meanwhile
         max_queued_requests=max_queue,
         graceful_shutdown_timeout_s=drain,
         ray_actor_options={"num_cpus": cpus},
+        **limits,
     )(serve.ingress(build)(Replica))
     return deployed.bind()
 
@@ -80,8 +83,6 @@ class _Worker:
         self._answerer = Answerer(**choice)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
-        import json
-
         lines = [json.loads(text) for text in rows["line"]]
         return {"answer": [to_json(answer) for answer in self._answerer.answers(lines)]}
 
@@ -98,12 +99,10 @@ def answers(lines: Sequence[dict[str, Any]], replicas: int | None, choice: dict[
     choice : dict
         Arguments of `Answerer`; paths must be the same on every node.
     """
-    import json
-
     import ray.data
 
     if not ray.is_initialized():
-        ray.init(logging_level="warning")
+        ray.init(logging_level=logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False  # the command has one
     replicas = replicas or sum(bool(node["Alive"]) for node in ray.nodes())
     choice = {**choice, "models": {name: os.path.abspath(path) for name, path in choice["models"].items()}}

@@ -15,6 +15,7 @@ from typing import Any, Optional, Union
 import fastapi
 import gradio as gr
 import uvicorn
+from gradio import events
 
 from ..errors import InvalidArgumentError, RKLLMError
 from .dialogue import Settings, answered, page_to_messages, pairs_to_messages, request_of
@@ -247,8 +248,8 @@ def _vendors_interface(engine: Engine, timeout: Optional[float]) -> None:
         except RKLLMError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    gr.api(get_user_input, api_name="get_user_input", queue=False)
-    gr.api(get_RKLLM_output, api_name="get_RKLLM_output", concurrency_limit=None)
+    events.api(get_user_input, api_name="get_user_input", queue=False)
+    events.api(get_RKLLM_output, api_name="get_RKLLM_output", concurrency_limit=None)
 
 
 def _settings(values: tuple[Any, ...]) -> Settings:
