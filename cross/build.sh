@@ -50,23 +50,7 @@ while getopts "o:j:b:p:" option; do
 done
 shift $((OPTIND - 1))
 [ $# -eq 0 ] || usage
-auditwheel=${AUDITWHEEL:-auditwheel}
-if [ "$target" = aarch64-linux ] && [ ${#roots[@]} -gt 0 ]; then
-  command -v "$auditwheel" > /dev/null || fail "$auditwheel is not there: pip install auditwheel, or set AUDITWHEEL"
-fi
-options=(-DCMAKE_TOOLCHAIN_FILE="$source/cross/$toolchain")
-[ "$target" != android ] || options+=(-DANDROID_PLATFORM="${ANDROID_PLATFORM:=android-24}")
-generator=()
-if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then
-  generator=(-G Ninja)
-fi
-
-cmake -S "$source" -B "$build" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release "${options[@]}" \
-  -DCMAKE_INSTALL_LIBDIR=lib -DRKLLM_EXT_PYTHON=OFF -DRKLLM_EXT_TESTS=OFF -DRKLLM_EXT_EXAMPLES=ON
-cmake --build "$build" --parallel "$jobs"
-cmake --install "$build" --prefix "$out" --strip
-
-# What a root has: sets version (3.x), headers, and for aarch64-linux config, the sysconfig data.
+# Sets what a root has: version (3.x), headers, and for aarch64-linux config, the sysconfig data.
 look_into() {
   local root=$1 found
   case $target in
@@ -82,6 +66,25 @@ look_into() {
     android) [ -e "$root/lib/libpython3.so" ] || fail "$root/lib/libpython3.so is missing: the module has to name it" ;;
   esac
 }
+
+for root in ${roots[@]+"${roots[@]}"}; do
+  look_into "$root"  # refused now, not after the library is built
+done
+auditwheel=${AUDITWHEEL:-auditwheel}
+if [ "$target" = aarch64-linux ] && [ ${#roots[@]} -gt 0 ]; then
+  command -v "$auditwheel" > /dev/null || fail "$auditwheel is not there: pip install auditwheel, or set AUDITWHEEL"
+fi
+options=(-DCMAKE_TOOLCHAIN_FILE="$source/cross/$toolchain")
+[ "$target" != android ] || options+=(-DANDROID_PLATFORM="${ANDROID_PLATFORM:=android-24}")
+generator=()
+if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then
+  generator=(-G Ninja)
+fi
+
+cmake -S "$source" -B "$build" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release "${options[@]}" \
+  -DCMAKE_INSTALL_LIBDIR=lib -DRKLLM_EXT_PYTHON=OFF -DRKLLM_EXT_TESTS=OFF -DRKLLM_EXT_EXAMPLES=ON
+cmake --build "$build" --parallel "$jobs"
+cmake --install "$build" --prefix "$out" --strip
 
 # A toolchain file alone gives a wheel that is labelled for this machine: the label and the names in it come from the
 # building Python's view of its platform. The library is not compiled again; what CMake remembers of another Python goes.

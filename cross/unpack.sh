@@ -98,14 +98,15 @@ clang_9() {
     libffi7 libedit2 libbsd0 libmd0 libtinfo6 libz3-4 libxml2 libicu67 liblzma5 zlib1g libc6-dev linux-libc-dev libgcc-10-dev
   local run='LD_LIBRARY_PATH=$root/usr/lib/llvm-9/lib:$root/usr/lib/x86_64-linux-gnu exec $root/usr/lib/llvm-9/bin/'
   launcher clang "${run}clang"
-  launcher clang++ "${run}clang++" -stdlib=libc++ '-I"$root/usr/lib/llvm-9/include/c++/v1"'
+  launcher clang++ "${run}clang++" -stdlib=libc++
   "$folder/bin/clang++" --version | head -n 1
 }
 
 arm64_python() {
   local suite=$1 version=$2
+  shift 2
   use_suite "$suite" arm64
-  unpack_all "python$version-minimal" "libpython$version-stdlib" "libpython$version-dev" libstdc++6
+  unpack_all "python$version-minimal" "libpython$version-stdlib" "libpython$version-dev" libstdc++6 "$@"
   launcher "python$version" 'exec $(command -v qemu-aarch64-static qemu-aarch64 | head -n 1) -L "$root"' \
     "\"\$root/usr/bin/python$version\""
   echo "Python $version for arm64"
@@ -132,7 +133,7 @@ mkdir -p "$(dirname "$target")"
 case $what in
   gcc-10) gcc_10 ;;
   clang-9) clang_9 ;;
-  python3.9) arm64_python bullseye 3.9 ;;
+  python3.9) arm64_python bullseye 3.9 python3-distutils ;;  # which pip wants there
   python3.11) arm64_python bookworm 3.11 ;;
   python3.13) arm64_python trixie 3.13 ;;
   pc-python3.9) pc_python ;;

@@ -13,7 +13,10 @@ from board import PREFIX, REPO, TOOLS, run, wheel_builders
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that everything is built in."""
+    """Return the folder that everything is built in: a new one, or that of RKLLM_CROSS_BUILD, kept for next time."""
+    kept = os.environ.get("RKLLM_CROSS_BUILD")
+    if kept:
+        return Path(kept)
     return tmp_path_factory.mktemp("aarch64") / "build"
 
 

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ndk import NDK_FILE, make_ndk
 
 CMAKE = shutil.which("cmake")
 pytestmark = pytest.mark.skipif(CMAKE is None, reason="needs cmake")
@@ -28,22 +29,6 @@ SHOWN = [
     ),
     *("NDK_ABI", "NDK_PLATFORM", "NDK_STL", "NDK_LD"),
 ]
-#: What the NDK's file does with what it is told, reduced to what shows in the variables.
-NDK_FILE = """
-set(CMAKE_SYSTEM_NAME Linux)
-set(CMAKE_SYSTEM_PROCESSOR aarch64)
-set(NDK_ABI ${ANDROID_ABI})
-set(NDK_PLATFORM ${ANDROID_PLATFORM})
-set(NDK_STL ${ANDROID_STL})
-set(NDK_LD ${ANDROID_LD})
-"""
-#: Its older mode also owns the linker's flags, and loses what was set before.
-NDK_FLAGS = """
-foreach(kind SHARED MODULE EXE)
-  set(CMAKE_${kind}_LINKER_FLAGS "" CACHE STRING "")
-  set(CMAKE_${kind}_LINKER_FLAGS "-Wl,--build-id ${CMAKE_${kind}_LINKER_FLAGS}")
-endforeach()
-"""
 
 
 def configure(toolchain: Path, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -154,14 +139,6 @@ def android(repo: Path) -> Path:
     return repo / "cross" / "android-arm64.cmake"
 
 
-def make_ndk(folder: Path, revision: str = "21.4.7075529", text: str = NDK_FILE + NDK_FLAGS) -> Path:
-    """Write what the toolchain file looks at in an NDK."""
-    (folder / "build" / "cmake").mkdir(parents=True)
-    (folder / "build" / "cmake" / "android.toolchain.cmake").write_text(text)
-    (folder / "source.properties").write_text(f"Pkg.Desc = Android NDK\nPkg.Revision = {revision}\n")
-    return folder
-
-
 @pytest.mark.parametrize("given", ["option", *NDK])
 def test_the_ndk_is_told_what_the_library_needs(android: Path, tmp_path: Path, given: str) -> None:
     ndk = make_ndk(tmp_path / "ndk")
@@ -235,3 +212,52 @@ def test_wrong_usage_of_the_build_script_is_status_2(repo: Path, arguments: list
     done = subprocess.run([str(repo / "cross" / "build.sh"), *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert "usage: cross/build.sh aarch64-linux|android" in done.stderr
+
+
+def build_wheel(repo: Path, target: str, root: Path, out: Path) -> str:
+    """Return the refusal of the build script to make a wheel with these headers."""
+    command = [str(repo / "cross" / "build.sh"), target, "-p", str(root), "-o", str(out), "-b", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert not out.exists()  # before anything was built
+    return done.stderr
+
+
+def test_a_root_without_headers_is_refused(repo: Path, tmp_path: Path) -> None:
+    said = build_wheel(repo, "aarch64-linux", tmp_path, tmp_path / "out")
+    assert "usr/include/python3.*/Python.h; the headers of one Python are needed" in said
+
+
+def test_a_root_without_sysconfig_data_is_refused_with_its_package(repo: Path, tmp_path: Path) -> None:
+    headers = tmp_path / "usr" / "include" / "python3.11"
+    headers.mkdir(parents=True)
+    (headers / "Python.h").touch()
+    said = build_wheel(repo, "aarch64-linux", tmp_path, tmp_path / "out")
+    assert "_sysconfigdata__aarch64-linux-gnu.py is missing: unpack libpython3.11-stdlib as well" in said
+
+
+def test_an_android_python_without_its_stable_library_is_refused(repo: Path, tmp_path: Path) -> None:
+    headers = tmp_path / "include" / "python3.13"
+    headers.mkdir(parents=True)
+    (headers / "Python.h").touch()
+    said = build_wheel(repo, "android", tmp_path, tmp_path / "out")
+    assert "lib/libpython3.so is missing: the module has to name it" in said
+
+
+# ---- unpack.sh ----
+
+
+@pytest.mark.parametrize("arguments", [[], ["gcc-10"], ["gcc-9", "folder"]])
+def test_wrong_usage_of_the_unpack_script_is_status_2(repo: Path, tmp_path: Path, arguments: list[str]) -> None:
+    command = [str(repo / "cross" / "unpack.sh"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "usage: cross/unpack.sh WHAT FOLDER" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unpacking_over_something_is_refused(repo: Path, tmp_path: Path) -> None:
+    command = [str(repo / "cross" / "unpack.sh"), "gcc-10", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{tmp_path}: exists already" in done.stderr

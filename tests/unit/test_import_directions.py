@@ -80,7 +80,7 @@ ENGINE = {
     "lookup": "",
     "rkllm_file": "container checksum cores tensor thread_pool",
     "cores": "error",
-    "limits": "tensor thread_pool",
+    "machine_limits": "tensor thread_pool",
     "model": "spec rkllm_file linear rope tokenizer",
     "low_rank": "linear",
     "adapter": "model low_rank",
@@ -93,7 +93,7 @@ ENGINE = {
     "session": "executor sequence",
     "generate": "session sampler logprobs stop lookup",
     "multimodal": "tokenizer",
-    "api": "cores generate limits multimodal log public",
+    "api": "cores generate machine_limits multimodal log public",
     "public": "",
 }
 
