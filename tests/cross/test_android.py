@@ -99,7 +99,7 @@ def engine_sources() -> list[Path]:
 
 
 def flags_of(path: Path) -> list[str]:
-    """Return what a source is compiled with: kernels to the end, with their instructions; of others the meaning is checked."""
+    """Return what a source is compiled with: kernels to the end, for their instructions, others are only checked."""
     if path.parent.name != "kernels":
         return ["-fsyntax-only"]
     rows = (REPO / "src" / "runtime" / "kernels" / "isa.def").read_text()
