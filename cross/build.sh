@@ -95,6 +95,7 @@ wheel() {
   found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$python does not run: set PYTHON"
   [ "$found" = "$version" ] || fail "$python is Python $found, and the headers of $root are of $version: set PYTHON"
   rm -rf "$own" "$build/.skbuild-info.json"  # without the latter, another Python's scikit-build-core goes on in the folder
+  cmake -S "$source" -B "$build" -U'*Python*' -U'SKBUILD*' -DRKLLM_EXT_PYTHON=OFF > "$build/forget.log"
   mkdir -p "$own/include" "$own/config" "$own/wheel"
   cp -r "$headers/." "$own/include"
   case ${version#3.} in
@@ -104,6 +105,7 @@ wheel() {
   if [ "$target" = aarch64-linux ]; then
     # Debian's pyconfig.h only includes the one of the architecture.
     cp "$root/usr/include/aarch64-linux-gnu/python$version/pyconfig.h" "$own/include/pyconfig.h"
+    [ ! -e "$root/usr/include/crypt.h" ] || cp "$root/usr/include/crypt.h" "$own/include"  # Python.h of 3.9 has it
     cp "$config" "$own/config"  # alone in its folder: every Python of the build sees what is there
     local -x _PYTHON_HOST_PLATFORM=linux-aarch64 _PYTHON_SYSCONFIGDATA_NAME=_sysconfigdata__aarch64-linux-gnu
   else
@@ -114,7 +116,7 @@ wheel() {
   CMAKE_TOOLCHAIN_FILE=$source/cross/$toolchain CMAKE_BUILD_PARALLEL_LEVEL=$jobs \
     PYTHONPATH=$own/config${PYTHONPATH:+:$PYTHONPATH} \
     "$python" -m build --wheel --no-isolation --skip-dependency-check --outdir "$own/wheel" "$source" \
-    ${settings[@]+"${settings[@]}"} -Cbuild-dir="$build" '-Ccmake.args=-U*Python*' \
+    ${settings[@]+"${settings[@]}"} -Cbuild-dir="$build" \
     -Ccmake.define.Python_INCLUDE_DIR="$own/include" -Ccmake.define.RKLLM_EXT_PYTHON=ON \
     -Ccmake.define.RKLLM_EXT_EXAMPLES=OFF
   if [ "$target" = aarch64-linux ]; then
