@@ -27,8 +27,8 @@ def strongest_isa() -> str:
     return re.findall(r"^ISA\((\w+), *aarch64,", rows, re.M)[-1]
 
 
-#: Processor model -> the strongest instruction set it has: RK3576's big cores, RK3588's, all that the emulator knows (with
-#: cheap signatures of pointers, which take most of the time otherwise).
+#: Processor model -> the strongest instruction set it has: RK3576's big cores, RK3588's, all that the emulator knows
+#: (with cheap signatures of pointers, which take most of the time otherwise).
 PROCESSORS = {"cortex-a72": "neon", "cortex-a76": "dotprod", "max,pauth-impdef=on": strongest_isa()}
 
 #: For modules that build for boards.

@@ -68,6 +68,14 @@ def test_the_wheel_has_module_library_headers_and_python_files(unpacked: Path) -
     assert (package / "llm.py").is_file()
 
 
+def test_the_wheel_requires_nothing_compiled_on_android(unpacked: Path) -> None:
+    (metadata,) = unpacked.glob("*.dist-info/METADATA")
+    required = re.findall(r"^Requires-Dist: (.*)$", metadata.read_text(), re.M)
+    compiled = [line for line in required if re.match(r"numpy|gguf|safetensors", line)]
+    assert len(compiled) == 3
+    assert all(re.search(r"""; *sys_platform != ["']android["']$""", line) for line in compiled)
+
+
 def test_the_module_names_libpython_and_finds_the_library_beside_it(unpacked: Path) -> None:
     module = unpacked / "rkllm_ext" / "_rkllm.abi3.so"
     assert {"libpython3.so", "librkllmrt.so"} <= set(dynamic(module, "NEEDED"))
