@@ -85,7 +85,7 @@ with rkllm_ext.LLM(sys.argv[1], max_context_len=64, top_k=1) as llm:
     assert board(VERSIONS[-1]).run("cortex-a76", "-c", code, model) == here
 
 
-#: Processor and Python -> tests of this project that CI runs there, minutes in all; the others are hours and marked slow.
+#: Processor and Python -> tests of this project that CI runs there, minutes in all; the others take hours: slow.
 SOME = {
     ("cortex-a76", "3.11"): ["abi/test_c_program.py", "unit/test_binding.py"],
     ("cortex-a72", "3.13"): ["abi/test_differential.py", "unit/test_without_numpy.py"],
