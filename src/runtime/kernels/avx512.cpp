@@ -28,6 +28,7 @@ constexpr int kIntegerTiles = 2;
 constexpr int kStreams = 4;
 constexpr int kPeakSums = 8;
 constexpr int kStepU4 = 16;
+constexpr bool kNarrow = false;
 constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -84,11 +85,11 @@ inline C low(C w) { return {_mm512_and_si512(w.v, _mm512_set1_epi8(15))}; }
 inline C high(C w) { return {_mm512_and_si512(_mm512_srli_epi16(w.v, 4), _mm512_set1_epi8(15))}; }
 inline C prepare_s8(C w) { return {_mm512_xor_si512(w.v, _mm512_set1_epi8(char(0x80)))}; }
 inline I dot_s8(I acc, C w, int32_t x4) { return _mm512_dpbusd_epi32(acc, w.v, _mm512_set1_epi32(x4)); }
+inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 // An int32 holds every sum: nothing is narrower.
 using S = I;
-inline S sbegin(I acc) { return acc; }
-inline I send(I, S s) { return s; }
-inline S dot_u4(S s, C w, int32_t x4) { return dot_s8(s, w, x4); }
+inline S sbegin() { return isplat(0); }
+inline I send(I acc, S) { return acc; }
 inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 #include "ops.inl"

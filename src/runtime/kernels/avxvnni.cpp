@@ -20,6 +20,7 @@ constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 2;
 constexpr int kPeakSums = 4;
 constexpr int kStepU4 = 16;
+constexpr bool kNarrow = false;
 constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights
 
 #include "avx2.inl"
@@ -32,11 +33,11 @@ inline I dot_s8(I acc, C w, int32_t x4) {
   const __m256i x = _mm256_set1_epi32(x4);
   return {_mm256_dpbusd_avx_epi32(acc.a, w.a, x), _mm256_dpbusd_avx_epi32(acc.b, w.b, x)};
 }
+inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 // An int32 holds every sum: nothing is narrower.
 using S = I;
-inline S sbegin(I acc) { return acc; }
-inline I send(I, S s) { return s; }
-inline S dot_u4(S s, C w, int32_t x4) { return dot_s8(s, w, x4); }
+inline S sbegin() { return isplat(0); }
+inline I send(I acc, S) { return acc; }
 inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 #include "ops.inl"

@@ -14,12 +14,13 @@ constexpr int kManyTokens = 4;
 constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
-constexpr int kTokensA16 = 4;
-constexpr int kTokensA8 = 8;
+constexpr int kTokensA16 = 2;
+constexpr int kTokensA8 = 4;  // with more, as with more of 16 bits, the compiler runs out of registers
 constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 4;
 constexpr int kPeakSums = 6;
 constexpr int kStepU4 = 8;
+constexpr bool kNarrow = false;
 
 #include "neon.inl"
 
@@ -28,11 +29,11 @@ inline I dot_s8(I acc, C w, int32_t x4) {
   const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(x4));
   return {quads(acc.a, w.a, x), quads(acc.b, w.b, x), quads(acc.c, w.c, x), quads(acc.d, w.d, x)};
 }
+inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 // An int32 holds every sum: nothing is narrower.
 using S = I;
-inline S sbegin(I acc) { return acc; }
-inline I send(I, S s) { return s; }
-inline S dot_u4(S s, C w, int32_t x4) { return dot_s8(s, w, x4); }
+inline S sbegin() { return isplat(0); }
+inline I send(I acc, S) { return acc; }
 inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 #include "ops.inl"

@@ -20,6 +20,7 @@ constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 2;
 constexpr int kPeakSums = 6;
 constexpr int kStepU4 = 32;
+constexpr bool kNarrow = true;
 
 #include "neon.inl"
 
@@ -37,7 +38,7 @@ inline I dot_s8(I acc, C w, int32_t x4) {
 
 // Products with 4-bit weights, at most 15 * 128 each: 16 bits hold eight of them and the sum of two neighbours.
 struct S { int16x8_t a, b, c, d, e, f, g, h; };
-inline S sbegin(I) {
+inline S sbegin() {
   const int16x8_t zero = vdupq_n_s16(0);
   return {zero, zero, zero, zero, zero, zero, zero, zero};
 }

@@ -3,10 +3,10 @@
 //   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half load_s8,
 //                 exponent(p, n) = p * 2^n
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
-//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4), dot_u7(acc, w, x4) of codes below 128,
-//                 which is measured as the peak; kSignedOffset: what prepare_s8 adds
-//   S             sums of eight steps with 4-bit weights, which narrower numbers hold: sbegin(acc), dot_u4(s, w, x4),
-//                 send(acc, s); an I, and nothing to do, where an instruction sums up four products
+//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4); kSignedOffset: what prepare_s8 adds;
+//                 dot_u7(acc, w, x4) of codes below 128, which is measured as the peak
+//   S             where kNarrow: sums of eight steps with 4-bit weights in narrower numbers: sbegin(),
+//                 dot_u4(s, w, x4), send(acc, s); elsewhere dot_u4 takes an I
 //   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
 //                 kTokensA8, kIntegerTiles, kStreams of the others; kStepU4: 8, 16 or 32 columns of 4-bit weights in
 //                 one go; kPeakSums: sums that stay in registers
@@ -100,8 +100,8 @@ inline void dots(I (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stri
     for (int r = 0; r < R; r++) sums[t][r] = dot_s8(sums[t][r], w[r], four);
   }
 }
-template <int T, int R>
-inline void narrow_dots(S (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
+template <class Sum, int T, int R>
+inline void dots_u4(Sum (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
   for (int t = 0; t < T; t++) {
     const int32_t four = four_bytes(x + t * stride);
     for (int r = 0; r < R; r++) sums[t][r] = dot_u4(sums[t][r], w[r], four);
@@ -127,7 +127,7 @@ struct GroupSum {
   // Add the products of kStep<Bits> columns; w: their codes, tiles code_stride apart, ahead: what to ask memory for.
   void add(const uint8_t* w, const uint8_t* ahead, int64_t code_stride, const int8_t* x_hi, const int8_t* x_lo,
            int64_t stride) {
-    if (Bits == 8) {
+    if constexpr (Bits == 8) {
       for (int at = 0; at < kStep<Bits>; at += 4, w += 64, ahead += 64) {
         C codes[R];
         for (int r = 0; r < R; r++) {
@@ -137,14 +137,27 @@ struct GroupSum {
         dots(hi, codes, x_hi + at, stride);
         if (Bytes == 2) dots(lo, codes, x_lo + at, stride);
       }
-      return;
+    } else if constexpr (!kNarrow) {
+      products_u4(hi, lo, w, ahead, code_stride, x_hi, x_lo, stride);
+    } else {
+      S hi_steps[T][R], lo_steps[Bytes == 2 ? T : 1][R];
+      for (int t = 0; t < T; t++)
+        for (int r = 0; r < R; r++) {
+          hi_steps[t][r] = sbegin();
+          if (Bytes == 2) lo_steps[t][r] = sbegin();
+        }
+      products_u4(hi_steps, lo_steps, w, ahead, code_stride, x_hi, x_lo, stride);
+      for (int t = 0; t < T; t++)
+        for (int r = 0; r < R; r++) {
+          hi[t][r] = send(hi[t][r], hi_steps[t][r]);
+          if (Bytes == 2) lo[t][r] = send(lo[t][r], lo_steps[t][r]);
+        }
     }
-    S hi_steps[T][R], lo_steps[Bytes == 2 ? T : 1][R];
-    for (int t = 0; t < T; t++)
-      for (int r = 0; r < R; r++) {
-        hi_steps[t][r] = sbegin(hi[t][r]);
-        if (Bytes == 2) lo_steps[t][r] = sbegin(lo[t][r]);
-      }
+  }
+
+  template <class Sum, int LowT>
+  static void products_u4(Sum (&hi)[T][R], Sum (&lo)[LowT][R], const uint8_t* w, const uint8_t* ahead,
+                          int64_t code_stride, const int8_t* x_hi, const int8_t* x_lo, int64_t stride) {
     for (int at = 0; at < kStep<Bits>; at += 8, w += 64, ahead += 64) {
       C lows[R], highs[R];
       for (int r = 0; r < R; r++) {
@@ -153,16 +166,11 @@ struct GroupSum {
         lows[r] = low(pair);
         highs[r] = high(pair);
       }
-      narrow_dots(hi_steps, lows, x_hi + at, stride);
-      if (Bytes == 2) narrow_dots(lo_steps, lows, x_lo + at, stride);
-      narrow_dots(hi_steps, highs, x_hi + at + 4, stride);
-      if (Bytes == 2) narrow_dots(lo_steps, highs, x_lo + at + 4, stride);
+      dots_u4(hi, lows, x_hi + at, stride);
+      if (Bytes == 2) dots_u4(lo, lows, x_lo + at, stride);
+      dots_u4(hi, highs, x_hi + at + 4, stride);
+      if (Bytes == 2) dots_u4(lo, highs, x_lo + at + 4, stride);
     }
-    for (int t = 0; t < T; t++)
-      for (int r = 0; r < R; r++) {
-        hi[t][r] = send(hi[t][r], hi_steps[t][r]);
-        if (Bytes == 2) lo[t][r] = send(lo[t][r], lo_steps[t][r]);
-      }
   }
 
   F value(int t, int r) const {

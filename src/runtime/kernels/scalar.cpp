@@ -23,6 +23,7 @@ constexpr int kIntegerTiles = 1;
 constexpr int kStreams = 1;
 constexpr int kPeakSums = 4;
 constexpr int kStepU4 = 8;
+constexpr bool kNarrow = false;
 constexpr int kSignedOffset = 0;
 
 template <class Body>
@@ -161,10 +162,10 @@ inline I dot(I acc, const C& w, int32_t x4) {
   return acc;
 }
 inline I dot_s8(I acc, const C& w, int32_t x4) { return dot<int8_t>(acc, w, x4); }
+inline I dot_u4(I acc, const C& w, int32_t x4) { return dot<uint8_t>(acc, w, x4); }
 using S = I;
-inline S sbegin(I acc) { return acc; }
-inline I send(I, S s) { return s; }
-inline S dot_u4(S s, const C& w, int32_t x4) { return dot<uint8_t>(s, w, x4); }
+inline S sbegin() { return isplat(0); }
+inline I send(I acc, S) { return acc; }
 
 inline I dot_u7(I acc, const C& w, int32_t x4) { return dot_s8(acc, w, x4); }
 
