@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/dispatch.h"
 #include "numeric.h"
 
 namespace rkllm {
@@ -29,9 +30,13 @@ void top_logprobs(const float* logits, int32_t n, int32_t chosen, int32_t k, Tok
     greatest = std::max(greatest, logits[id]);
     insert(*top, size_t(k), {id, logits[id]});
   }
-  double total = 0.0;
+  std::vector<double> weights;
+  weights.reserve(size_t(n));
   for (int32_t id = 0; id < n; id++)
-    if (std::isfinite(logits[id])) total += exponential(double(logits[id]) - double(greatest));
+    if (std::isfinite(logits[id])) weights.push_back(double(logits[id]) - double(greatest));
+  kernels().exponentials(weights.data(), int(weights.size()));
+  double total = 0.0;
+  for (double weight : weights) total += weight;
   const double log_total = total > 0.0 ? logarithm(total) : 0.0;
   const auto logprob = [&](float logit) { return float(double(logit) - double(greatest) - log_total); };
   for (TokenLogprob& row : *top) row.logprob = logprob(row.logprob);

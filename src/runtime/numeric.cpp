@@ -15,11 +15,7 @@ namespace {
 constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 constexpr double kHalfPiHigh = 1.57079632673412561417e+00, kHalfPiLow = 6.07710050650619224932e-11;
 
-// 1 / i!: divisions would take most of the time of an exponential, and sampling needs one for each token of a
-// vocabulary.
-constexpr double kInverseFactorials[] = {1.0,         1.0,          1.0 / 2,       1.0 / 6,        1.0 / 24,
-                                         1.0 / 120,   1.0 / 720,    1.0 / 5040,    1.0 / 40320,    1.0 / 362880,
-                                         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+#include "exponential.inl"
 
 int64_t nearest(double x) { return int64_t(x < 0 ? x - 0.5 : x + 0.5); }
 
@@ -43,18 +39,7 @@ void sine_cosine(double angle, double* sine, double* cosine) {
   if ((quadrant + 1) & 2) *cosine = -*cosine;
 }
 
-double exponential(double x) {
-  if (x < -700.0) return 0.0;
-  if (x > 700.0) return std::numeric_limits<double>::infinity();
-  const int64_t n = nearest(x / (kLn2High + kLn2Low));
-  const double r = (x - double(n) * kLn2High) - double(n) * kLn2Low;
-  double sum = kInverseFactorials[13];
-  for (int i = 12; i >= 0; i--) sum = sum * r + kInverseFactorials[i];
-  const uint64_t bits = uint64_t(n + 1023) << 52;
-  double power;
-  memcpy(&power, &bits, sizeof power);
-  return sum * power;
-}
+double exponential(double x) { return exponential_of(x); }
 
 double logarithm(double x) {
   uint64_t bits;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "error.h"
+#include "kernels/dispatch.h"
 #include "numeric.h"
 
 namespace rkllm {
@@ -95,18 +96,21 @@ void Sampler::penalize(float* logits, int32_t n, const std::vector<int32_t>& his
 
 // Greater logits first, smaller ids first among equals: one order, whatever the sorting algorithm.
 bool Sampler::before(const Candidate& a, const Candidate& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+  return (a.logit > b.logit) | ((a.logit == b.logit) & (a.id < b.id));
 }
 
 void Sampler::take_all(const float* logits, int32_t n) {
-  candidates_.clear();
-  n_ranked_ = 0;
-  greatest_ = -kInfinity;
+  candidates_.resize(size_t(n));
+  Candidate* next = candidates_.data();
+  float greatest = -kInfinity;
   for (int32_t id = 0; id < n; id++) {
     if (!std::isfinite(logits[id])) continue;
-    candidates_.push_back({logits[id], id});
-    greatest_ = std::max(greatest_, logits[id]);
+    *next++ = {logits[id], id, 0.0};
+    greatest = std::max(greatest, logits[id]);
   }
+  candidates_.resize(size_t(next - candidates_.data()));
+  n_ranked_ = 0;
+  greatest_ = greatest;
 }
 
 // A heap of k with its least on top: most logits cost one comparison.
@@ -114,7 +118,7 @@ void Sampler::take_top_k(const float* logits, int32_t n, int32_t k) {
   candidates_.clear();
   for (int32_t id = 0; id < n; id++) {
     if (!std::isfinite(logits[id])) continue;
-    const Candidate candidate = {logits[id], id};
+    const Candidate candidate = {logits[id], id, 0.0};
     if (int32_t(candidates_.size()) < k) {
       candidates_.push_back(candidate);
       if (int32_t(candidates_.size()) == k) std::make_heap(candidates_.begin(), candidates_.end(), before);
@@ -138,22 +142,62 @@ void Sampler::rank(size_t n) {
   n_ranked_ = n;
 }
 
-// The candidate at a place of the order, 0 the most probable. Orders little more than is asked for, since the stages
-// rarely look far: to sort a whole vocabulary takes as long as a layer.
+// The candidate at a place of the order, 0 the most probable. Orders little more than is asked for.
 const Sampler::Candidate& Sampler::ranked(size_t place) {
   if (place >= n_ranked_) rank(std::min(candidates_.size(), std::max(16 * place, size_t(64))));
   return candidates_[place];
 }
 
-void Sampler::keep(size_t n) {
-  rank(n);
-  candidates_.resize(n);
-  n_ranked_ = n;
+// Give all candidates weights that are proportional to their probabilities at a temperature, 1 for the most probable.
+// Returns their sum.
+double Sampler::weigh(double temperature) {
+  exponents_.resize(candidates_.size());
+  for (size_t i = 0; i < candidates_.size(); i++)
+    exponents_[i] = (double(candidates_[i].logit) - double(greatest_)) / temperature;
+  kernels().exponentials(exponents_.data(), int(exponents_.size()));
+  double total = 0.0;
+  for (size_t i = 0; i < candidates_.size(); i++) total += candidates_[i].weight = exponents_[i];
+  return total;
 }
 
-// Proportional to the probability at a temperature; 1 for the most probable candidate.
-double Sampler::weight(const Candidate& candidate, double temperature) const {
-  return exponential((double(candidate.logit) - double(greatest_)) / temperature);
+// The number of first candidates, in order of probability, whose weights are enough(sum) together; 0: all are not. Puts
+// them, in any order but the last of them last, before the others. A search like quickselect, which sums what it sets
+// aside: to sort a whole vocabulary takes as long as to compute its logits.
+template <class Enough>
+size_t Sampler::head(const Enough& enough) {
+  constexpr size_t kFew = 32;
+  const bool in_order = n_ranked_ == candidates_.size();
+  if (!in_order) n_ranked_ = 0;
+  size_t begin = 0, end = candidates_.size();
+  double mass = 0.0;
+  Candidate* c = candidates_.data();
+  while (!in_order && end - begin > kFew) {
+    std::swap(c[begin + (end - begin) / 2], c[end - 1]);
+    const Candidate pivot = c[end - 1];
+    size_t middle = begin;  // those before it rank before the pivot
+    double sum = 0.0;
+    for (size_t i = begin; i + 1 < end; i++) {  // without branches, which nobody could predict
+      const Candidate moved = c[i];
+      const bool goes_on = before(moved, pivot);
+      c[i] = c[middle];
+      c[middle] = moved;
+      sum += goes_on ? moved.weight : 0.0;
+      middle += goes_on;
+    }
+    std::swap(c[middle], c[end - 1]);
+    if (enough(mass + sum)) {
+      end = middle;
+    } else if (enough(mass + sum + pivot.weight)) {
+      return middle + 1;
+    } else {
+      mass += sum + pivot.weight;
+      begin = middle + 1;
+    }
+  }
+  if (!in_order) std::sort(c + begin, c + end, before);
+  for (size_t i = begin; i < end; i++)
+    if (enough(mass += c[i].weight)) return i + 1;
+  return end < candidates_.size() ? end : 0;  // rounding: the parts were enough, the sum of them one by one is not
 }
 
 // -log2 of the probability at the temperature of sampling, among candidates whose total weight has this logarithm.
@@ -162,31 +206,34 @@ double Sampler::surprise(const Candidate& candidate, double log_total) const {
   return (log_total - log_weight) / kLn2;
 }
 
-// To be called when no candidate is ranked or all are: only then their order, and so the rounding, is the same
-// everywhere.
-double Sampler::total_weight(double temperature) const {
-  double total = 0.0;
-  for (const Candidate& candidate : candidates_) total += weight(candidate, temperature);
-  return total;
+void Sampler::keep(size_t n) {
+  const bool is_ranked = n_ranked_ >= n;
+  candidates_.resize(n);
+  n_ranked_ = is_ranked ? n : 0;
+}
+
+// The candidates that stay, and the most probable one in any case.
+template <class Stays>
+void Sampler::keep_if(const Stays& stays) {
+  const Candidate first = *std::min_element(candidates_.begin(), candidates_.end(), before);
+  const bool is_ranked = n_ranked_ == candidates_.size();
+  const auto goes = [&](const Candidate& candidate) { return candidate.id != first.id && !stays(candidate); };
+  candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), goes), candidates_.end());
+  n_ranked_ = is_ranked ? candidates_.size() : 0;
 }
 
 // The shortest head of the candidates whose probabilities sum to p.
 void Sampler::keep_top_p(double p) {
   if (p >= 1.0) return;
-  const double enough = p * total_weight(1.0);
-  double mass = 0.0;
-  for (size_t i = 0; i < candidates_.size(); i++) {
-    mass += weight(ranked(i), 1.0);
-    if (mass >= enough) return keep(i + 1);
-  }
+  const double needed = p * weigh(1.0);
+  if (const size_t n = head([&](double mass) { return mass >= needed; })) keep(n);
 }
 
 // Those that are at least p times as probable as the first.
 void Sampler::keep_min_p(double p) {
   if (p <= 0.0) return;
-  size_t n = 1;
-  while (n < candidates_.size() && weight(ranked(n), 1.0) >= p) n++;
-  keep(n);
+  weigh(1.0);
+  keep_if([&](const Candidate& candidate) { return candidate.weight >= p; });
 }
 
 // Basu et al., Mirostat (ICLR 2021), algorithm 1: estimate the exponent s of Zipf's law from the most probable tokens,
@@ -209,30 +256,23 @@ void Sampler::keep_mirostat_1(int32_t n) {
   const double e = std::fabs(s - 1.0) < kLeast ? kLeast : s - 1.0;
   const double log_k = (logarithm(e / (1.0 - exponential(-e * log_n))) + mu_ * kLn2) / s;
   const size_t k = log_k < log_n ? size_t(std::max(exponential(log_k), 1.0)) : size_t(n);
+  rank(std::min(candidates_.size(), k));
   keep(std::min(candidates_.size(), k));
 }
 
 // Mirostat 2: those whose surprise is at most mu, the first in any case.
 void Sampler::keep_mirostat_2() {
-  const double log_total = logarithm(total_weight(double(sampling_.temperature)));
-  size_t n = 1;
-  while (n < candidates_.size() && surprise(ranked(n), log_total) <= mu_) n++;
-  keep(n);
+  const double log_total = logarithm(weigh(double(sampling_.temperature)));
+  keep_if([&](const Candidate& candidate) { return surprise(candidate, log_total) <= mu_; });
 }
 
 // Draw by the probabilities at the temperature, and let mirostat learn from the surprise.
 int32_t Sampler::draw() {
-  const double temperature = double(sampling_.temperature), total = total_weight(temperature);
-  const double target = uniform() * total;
-  double mass = 0.0;
-  Candidate drawn = {};
-  for (size_t i = 0; i < candidates_.size(); i++) {
-    const double w = weight(ranked(i), temperature);
-    if (w <= 0.0) break;  // rounding left the target beyond the last that has a weight
-    drawn = candidates_[i];
-    mass += w;
-    if (target < mass) break;
-  }
+  const double total = weigh(double(sampling_.temperature)), target = uniform() * total;
+  const size_t n = head([&](double mass) { return mass > target; });
+  // Without one, rounding left the target beyond the last that has a weight.
+  if (n == 0) keep_if([](const Candidate& candidate) { return candidate.weight > 0.0; });
+  const Candidate drawn = n ? candidates_[n - 1] : *std::max_element(candidates_.begin(), candidates_.end(), before);
   if (sampling_.mirostat)
     mu_ -= double(sampling_.mirostat_eta) * (surprise(drawn, logarithm(total)) - double(sampling_.mirostat_tau));
   return drawn.id;

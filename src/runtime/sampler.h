@@ -54,6 +54,7 @@ class Sampler {
   struct Candidate {
     float logit;
     int32_t id;
+    double weight;  // see weigh()
   };
   static bool before(const Candidate& a, const Candidate& b);
 
@@ -65,9 +66,12 @@ class Sampler {
   void take_top_k(const float* logits, int32_t n, int32_t k);
   void rank(size_t n);
   const Candidate& ranked(size_t place);
-  double weight(const Candidate& candidate, double temperature) const;
+  double weigh(double temperature);
+  template <class Enough>
+  size_t head(const Enough& enough);
   double surprise(const Candidate& candidate, double log_total) const;
-  double total_weight(double temperature) const;
+  template <class Stays>
+  void keep_if(const Stays& stays);
 
   void keep_top_p(double p);
   void keep_min_p(double p);
@@ -83,6 +87,7 @@ class Sampler {
   std::vector<Candidate> candidates_;
   size_t n_ranked_ = 0;  // the first so many are in order
   float greatest_ = 0.0f;
+  std::vector<double> exponents_;
   std::vector<std::pair<int32_t, int>> counts_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "kernels/dispatch.h"
+#include "numeric.h"
 #include "quant/formats.h"
 
 namespace {
@@ -325,6 +326,19 @@ void silu_is_accurate(const Kernels& table) {
   }
 }
 
+// Those of numeric.h, and near the genuine ones, for any number of them.
+void exponentials_are_those_of_one_number(const Kernels& table) {
+  std::vector<double> x = {0.0, -0.0, 1.0, -700.0, 700.0, -700.1, 700.1, -1e300, 1e300};
+  for (double v = -699.9; v < 700.0; v += 1.37) x.push_back(v);
+  std::vector<double> powers = x;
+  table.exponentials(powers.data(), int(powers.size()));
+  for (size_t i = 0; i < x.size(); i++) {
+    CHECK(powers[i] == rkllm::exponential(x[i]));
+    if (std::fabs(x[i]) <= 700.0) CHECK(std::fabs(powers[i] - std::exp(x[i])) <= 1e-15 * std::exp(x[i]));
+  }
+  CHECK(powers[0] == 1.0 && powers[5] == 0.0 && std::isinf(powers[6]) && powers[7] == 0.0 && std::isinf(powers[8]));
+}
+
 void gelu_is_accurate(const Kernels& table) {
   for (double v = -30.0; v < 30.0; v += 0.037) {
     float alone[16], gate[16], half[16];
@@ -412,6 +426,7 @@ int main() {
     silu_is_accurate(table);
     gelu_is_accurate(table);
     softcap_is_accurate(table);
+    exponentials_are_those_of_one_number(table);
     layer_norm_is_accurate(table);
     what_is_not_finite_becomes_codes_in_range(table);
   }

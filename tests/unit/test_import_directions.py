@@ -61,21 +61,22 @@ ENGINE = {
     "error": "",
     "checksum": "",
     "log": "",
-    "numeric": "",
+    "exponential": "",
+    "numeric": "exponential",
     "signals": "",
     "thread_pool": "error signals",
     "container": "error",
     "spec": "container numeric",
     "tokenizer": "container",
-    "kernels": "error",
+    "kernels": "error exponential",
     "quant": "kernels",
     "tensor": "quant",
     "kv_cache": "tensor",
     "linear": "tensor thread_pool",
     "attention": "linear kv_cache",
     "rope": "numeric spec",
-    "sampler": "error numeric",
-    "logprobs": "numeric",
+    "sampler": "kernels numeric",
+    "logprobs": "kernels numeric",
     "stop": "error",
     "lookup": "",
     "rkllm_file": "container checksum cores tensor thread_pool",
@@ -245,7 +246,7 @@ def test_the_list_has_the_order_of_the_design() -> None:
     for lower, upper in zip(chain, chain[1:]):
         assert lower in below(upper)
         assert upper not in below(lower)
-    assert below("spec") == {"spec", "container", "error", "numeric"} < below("model")
+    assert below("spec") == {"spec", "container", "error", "numeric", "exponential"} < below("model")
     assert below("tokenizer") == {"tokenizer", "container", "error"}
     assert [module for module in ENGINE if "public" in below(module)] == ["api", "public"]
 

@@ -391,6 +391,12 @@ inline F exponential(F x) {
   return exponent(p, n);
 }
 
+#include "../exponential.inl"
+
+void exponentials(double* x, int n) {
+  for (int i = 0; i < n; i++) x[i] = exponential_of(x[i]);
+}
+
 // Root-mean-square norm (arXiv:1910.07467): out = x / sqrt(mean(x^2) + eps) * weight, n columns, padded rows.
 void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
   F squares = splat(0.0f);
