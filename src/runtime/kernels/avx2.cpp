@@ -57,7 +57,7 @@ inline I dot_s8(I acc, C w, int32_t x4) {
 
 // Pairs of products, at most 15 * 128 * 2 each: 16 bits hold eight of them.
 struct S { __m256i a, b; };
-inline S sbegin() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline S sbegin(I) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline S dot_u4(S s, C w, int32_t x4) {
   const __m256i x = _mm256_set1_epi32(x4);
   return {sum_16(s.a, _mm256_maddubs_epi16(w.a, x)), sum_16(s.b, _mm256_maddubs_epi16(w.b, x))};

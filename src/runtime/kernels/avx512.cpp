@@ -86,10 +86,7 @@ inline C high(C w) { return {_mm512_and_si512(_mm512_srli_epi16(w.v, 4), _mm512_
 inline C prepare_s8(C w) { return {_mm512_xor_si512(w.v, _mm512_set1_epi8(char(0x80)))}; }
 inline I dot_s8(I acc, C w, int32_t x4) { return _mm512_dpbusd_epi32(acc, w.v, _mm512_set1_epi32(x4)); }
 inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
-// An int32 holds every sum: nothing is narrower.
-using S = I;
-inline S sbegin() { return isplat(0); }
-inline I send(I acc, S) { return acc; }
+using S = I;  // holds every sum: nothing is narrower
 inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 #include "ops.inl"

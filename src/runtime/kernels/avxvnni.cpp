@@ -34,10 +34,7 @@ inline I dot_s8(I acc, C w, int32_t x4) {
   return {_mm256_dpbusd_avx_epi32(acc.a, w.a, x), _mm256_dpbusd_avx_epi32(acc.b, w.b, x)};
 }
 inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
-// An int32 holds every sum: nothing is narrower.
-using S = I;
-inline S sbegin() { return isplat(0); }
-inline I send(I acc, S) { return acc; }
+using S = I;  // holds every sum: nothing is narrower
 inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
 #include "ops.inl"

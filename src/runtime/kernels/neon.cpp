@@ -38,7 +38,7 @@ inline I dot_s8(I acc, C w, int32_t x4) {
 
 // Products with 4-bit weights, at most 15 * 128 each: 16 bits hold eight of them and the sum of two neighbours.
 struct S { int16x8_t a, b, c, d, e, f, g, h; };
-inline S sbegin() {
+inline S sbegin(I) {
   const int16x8_t zero = vdupq_n_s16(0);
   return {zero, zero, zero, zero, zero, zero, zero, zero};
 }

@@ -5,8 +5,8 @@
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4); kSignedOffset: what prepare_s8 adds;
 //                 dot_u7(acc, w, x4) of codes below 128, which is measured as the peak
-//   S             where kNarrow: sums of eight steps with 4-bit weights in narrower numbers: sbegin(),
-//                 dot_u4(s, w, x4), send(acc, s); elsewhere dot_u4 takes an I
+//   S             where kNarrow: sums of eight steps with 4-bit weights in narrower numbers: sbegin(acc),
+//                 dot_u4(s, w, x4), send(acc, s); elsewhere an I, which dot_u4 takes
 //   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
 //                 kTokensA8, kIntegerTiles, kStreams of the others; kStepU4: 8, 16 or 32 columns of 4-bit weights in
 //                 one go; kPeakSums: sums that stay in registers
@@ -143,8 +143,8 @@ struct GroupSum {
       S hi_steps[T][R], lo_steps[Bytes == 2 ? T : 1][R];
       for (int t = 0; t < T; t++)
         for (int r = 0; r < R; r++) {
-          hi_steps[t][r] = sbegin();
-          if (Bytes == 2) lo_steps[t][r] = sbegin();
+          hi_steps[t][r] = sbegin(hi[t][r]);
+          if (Bytes == 2) lo_steps[t][r] = sbegin(lo[t][r]);
         }
       products_u4(hi_steps, lo_steps, w, ahead, code_stride, x_hi, x_lo, stride);
       for (int t = 0; t < T; t++)
