@@ -91,16 +91,12 @@ int rkllm_ext_info(LLMHandle handle, RKLLMExtInfo* info) {
 }
 
 const char* rkllm_ext_metadata(LLMHandle handle, const char* key) {
-  thread_local std::string text;
-  bool found = false;
+  const char* text = nullptr;
   guard_handle(handle, [&](Runtime& runtime) {
     need(key, "key is NULL");
-    const Value* value = runtime.model->file->find_value(key);
-    if (!value || value->type != ValueType::STRING) return;
-    text = std::string(runtime.model->file->get_string(key));
-    found = true;
+    text = runtime.metadata(key);
   });
-  return found ? text.c_str() : nullptr;
+  return text;
 }
 
 int rkllm_ext_perf(LLMHandle handle, RKLLMExtPerf* perf) {

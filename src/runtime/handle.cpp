@@ -73,6 +73,13 @@ Logprobs Runtime::logprobs() const {
   return *logprobs_;
 }
 
+const char* Runtime::metadata(const std::string& key) {
+  const Value* value = model->file->find_value(key);
+  if (!value || value->type != ValueType::STRING) return nullptr;
+  std::lock_guard<std::mutex> lock(mutex_);
+  return metadata_.emplace(key, model->file->get_string(key)).first->second.c_str();
+}
+
 LLMHandle add_handle(std::unique_ptr<Runtime> runtime) {
   for (int i = 0; i < kSlots; i++) {
     // The pointer claims a free slot; until the state says open, nobody looks at it.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -65,12 +66,16 @@ struct Runtime {
   // Throws Error(INVALID_ARGUMENT) when no token with log-probabilities is being delivered.
   Logprobs logprobs() const;
 
+  // A text key of the model's file, nullptr when it has none. Stays until the handle is destroyed.
+  const char* metadata(const std::string& key);
+
  private:
   mutable std::mutex mutex_;  // guards what follows
   int error_code_ = 0;
   char error_sentence_[1024] = "";  // plain memory: keeping a failure cannot fail
   RKLLMExtPerf perf_ = {};
   const Logprobs* logprobs_ = nullptr;
+  std::map<std::string, std::string> metadata_;  // what was asked for
 };
 
 // Give out a handle. Throws Error(OUT_OF_MEMORY) when all slots are taken.
