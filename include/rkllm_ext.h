@@ -131,8 +131,8 @@ typedef struct {
 } RKLLMExtInfo;
 RKLLM_API int rkllm_ext_info(LLMHandle handle, RKLLMExtInfo* info);
 
-/* Return a text key of the model's file ("tokenizer.chat_template"), or NULL when it has none. It stays until the handle is
- * destroyed. */
+/* Return a text key of the model's file ("tokenizer.chat_template"), or NULL when it has none. It stays until the
+ * handle is destroyed. */
 RKLLM_API const char* rkllm_ext_metadata(LLMHandle handle, const char* key);
 
 /* Why a run ended. */
