@@ -15,6 +15,18 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLn2 = 0.69314718055994530942;
 
+// In a fixed order that several additions at once can follow.
+double sum(const std::vector<double>& terms) {
+  constexpr size_t kSums = 8;
+  double sums[kSums] = {}, total = 0.0;
+  size_t i = 0;
+  for (; i + kSums <= terms.size(); i += kSums)
+    for (size_t j = 0; j < kSums; j++) sums[j] += terms[i + j];
+  for (; i < terms.size(); i++) total += terms[i];
+  for (double part : sums) total += part;
+  return total;
+}
+
 }  // namespace
 
 void check_sampling(const Sampling& s) {
@@ -151,13 +163,45 @@ const Sampler::Candidate& Sampler::ranked(size_t place) {
 // Give all candidates weights that are proportional to their probabilities at a temperature, 1 for the most probable.
 // Returns their sum.
 double Sampler::weigh(double temperature) {
-  exponents_.resize(candidates_.size());
+  weights_.resize(candidates_.size());
   for (size_t i = 0; i < candidates_.size(); i++)
-    exponents_[i] = (double(candidates_[i].logit) - double(greatest_)) / temperature;
-  kernels().exponentials(exponents_.data(), int(exponents_.size()));
-  double total = 0.0;
-  for (size_t i = 0; i < candidates_.size(); i++) total += candidates_[i].weight = exponents_[i];
-  return total;
+    weights_[i] = (double(candidates_[i].logit) - double(greatest_)) / temperature;
+  kernels().exponentials(weights_.data(), int(weights_.size()));
+  for (size_t i = 0; i < candidates_.size(); i++) candidates_[i].weight = weights_[i];
+  return sum(weights_);
+}
+
+// The same of all n logits, in weights_: 0 for those that are no finite numbers.
+double Sampler::weigh_all(const float* logits, int32_t n, double temperature) {
+  greatest_ = -kInfinity;
+  for (int32_t id = 0; id < n; id++)
+    if (std::isfinite(logits[id])) greatest_ = std::max(greatest_, logits[id]);
+  weights_.resize(size_t(n));
+  for (int32_t id = 0; id < n; id++)
+    weights_[size_t(id)] = std::isfinite(logits[id]) ? (double(logits[id]) - double(greatest_)) / temperature : -1e300;
+  kernels().exponentials(weights_.data(), n);
+  return sum(weights_);
+}
+
+// Take the shortest head of the order whose weights are enough(sum), if it is among the likely ones: as a rule it is,
+// and the rest, nearly all of a vocabulary, need not be looked at again. False: it is not.
+template <class Enough>
+bool Sampler::take_head(const float* logits, int32_t n, double temperature, const Enough& enough) {
+  if (greatest_ == -kInfinity) return false;
+  constexpr double kLikely = 8.0;  // e^-8 times as probable as the first, or more
+  const float least = float(double(greatest_) - kLikely * temperature);
+  candidates_.clear();
+  for (int32_t id = 0; id < n; id++)
+    if (logits[id] >= least && logits[id] < kInfinity) candidates_.push_back({logits[id], id, weights_[size_t(id)]});
+  n_ranked_ = 0;
+  rank(candidates_.size());
+  double mass = 0.0;
+  for (size_t i = 0; i < candidates_.size(); i++) {
+    if (!enough(mass += candidates_[i].weight)) continue;
+    keep(i + 1);
+    return true;
+  }
+  return false;
 }
 
 // The number of first candidates, in order of probability, whose weights are enough(sum) together; 0: all are not. Puts
@@ -278,12 +322,34 @@ int32_t Sampler::draw() {
   return drawn.id;
 }
 
+// What take_all, keep_top_p, keep_min_p and draw do, if it is decided among the likely ones; else -1, and nothing has
+// happened.
+int32_t Sampler::draw_likely(const float* logits, int32_t n) {
+  if (sampling_.top_p >= 1.0f) {
+    if (sampling_.min_p > 0.0f) return -1;
+    const double temperature = double(sampling_.temperature), total = weigh_all(logits, n, temperature);
+    const uint64_t state = state_;
+    const double target = uniform() * total;
+    if (take_head(logits, n, temperature, [&](double mass) { return mass > target; })) return candidates_.back().id;
+    state_ = state;
+    return -1;
+  }
+  const double needed = double(sampling_.top_p) * weigh_all(logits, n, 1.0);
+  if (!take_head(logits, n, 1.0, [&](double mass) { return mass >= needed; })) return -1;
+  keep_min_p(sampling_.min_p);
+  return draw();
+}
+
 int32_t Sampler::sample(float* logits, int32_t n, const std::vector<int32_t>& history, const uint32_t* mask) {
   if (mask) restrict_to(mask, logits, n);
   add_bias(logits, n);
   penalize(logits, n, history);
   const bool greedy = sampling_.temperature == 0.0f || (sampling_.top_k == 1 && !sampling_.mirostat);
   const bool all = sampling_.mirostat || sampling_.top_k <= 0 || sampling_.top_k >= n;
+  if (all && !greedy && !sampling_.mirostat) {
+    const int32_t drawn = draw_likely(logits, n);
+    if (drawn >= 0) return drawn;
+  }
   if (greedy) take_top_k(logits, n, 1);
   else if (all) take_all(logits, n);
   else take_top_k(logits, n, sampling_.top_k);

@@ -63,6 +63,9 @@ class Sampler {
   void penalize(float* logits, int32_t n, const std::vector<int32_t>& history);
 
   void take_all(const float* logits, int32_t n);
+  double weigh_all(const float* logits, int32_t n, double temperature);
+  template <class Enough>
+  bool take_head(const float* logits, int32_t n, double temperature, const Enough& enough);
   void take_top_k(const float* logits, int32_t n, int32_t k);
   void rank(size_t n);
   const Candidate& ranked(size_t place);
@@ -79,6 +82,7 @@ class Sampler {
   void keep_mirostat_2();
   void keep(size_t n);
   int32_t draw();
+  int32_t draw_likely(const float* logits, int32_t n);
   double uniform();  // [0, 1)
 
   Sampling sampling_;
@@ -87,7 +91,7 @@ class Sampler {
   std::vector<Candidate> candidates_;
   size_t n_ranked_ = 0;  // the first so many are in order
   float greatest_ = 0.0f;
-  std::vector<double> exponents_;
+  std::vector<double> weights_;  // where they are computed
   std::vector<std::pair<int32_t, int>> counts_;
 };
 
