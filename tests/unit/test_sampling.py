@@ -218,9 +218,11 @@ def test_a_logit_that_is_not_finite_is_never_chosen(bad: float, mirostat: int) -
     assert one(replace(settings, temperature=0.0), [bad, 1.0, bad, 0.5]) == 1
 
 
-def test_without_a_finite_logit_the_model_is_blamed() -> None:
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_without_a_finite_logit_the_model_is_blamed(top_p: float, bad: float) -> None:
     with pytest.raises(Refused, match="no finite logit") as refused:
-        one(PLAIN, [np.nan, np.nan])
+        one(replace(PLAIN, top_p=top_p), [bad, bad])
     assert refused.value.code == INTERNAL
 
 
