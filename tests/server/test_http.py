@@ -286,5 +286,6 @@ def test_a_key_is_asked_for_everywhere_but_at_health(start: Callable[..., Runnin
     finally:
         assert server.stop() == 0
     rows = [json.loads(line) for line in server.lines]
-    assert {row["status"] for row in rows} == {200, 401}
+    assert rows[0]["message"] == "RKLLM Model has been initialized successfully!"
+    assert {row["status"] for row in rows[1:]} == {200, 401}
     assert all("secret" not in line for line in server.lines)

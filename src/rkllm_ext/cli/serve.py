@@ -61,6 +61,7 @@ def command(
     try:
         from ..server.app import create_app
         from ..server.model import Model
+        from ..server.request import LOG
         from ..server.serve import Server, log_to_stderr
     except ImportError as error:
         raise click.ClickException(f"serve needs the package {error.name}; pip install 'rkllm_ext[server]'") from None
@@ -80,7 +81,7 @@ def command(
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
     server.stop_on_signals()
     if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        click.echo("anybody who reaches this address can use the server; set --api-key", err=True)
-    click.echo(READY, err=True)
-    click.echo(f"{loaded.name} is served on http://{host}:{server.port}, {parallel} answers at once", err=True)
+        LOG.warning("anybody who reaches this address can use the server; set --api-key")
+    LOG.info(READY)
+    LOG.info("%s is served on http://%s:%d, %d answers at once", loaded.name, host, server.port, parallel)
     return 0 if server.run() else 1
