@@ -183,27 +183,6 @@ double Sampler::weigh_all(const float* logits, int32_t n, double temperature) {
   return sum(weights_);
 }
 
-// Take the shortest head of the order whose weights are enough(sum), if it is among the likely ones: as a rule it is,
-// and the rest, nearly all of a vocabulary, need not be looked at again. False: it is not.
-template <class Enough>
-bool Sampler::take_head(const float* logits, int32_t n, double temperature, const Enough& enough) {
-  if (greatest_ == -kInfinity) return false;
-  constexpr double kLikely = 8.0;  // e^-8 times as probable as the first, or more
-  const float least = float(double(greatest_) - kLikely * temperature);
-  candidates_.clear();
-  for (int32_t id = 0; id < n; id++)
-    if (logits[id] >= least && logits[id] < kInfinity) candidates_.push_back({logits[id], id, weights_[size_t(id)]});
-  n_ranked_ = 0;
-  rank(candidates_.size());
-  double mass = 0.0;
-  for (size_t i = 0; i < candidates_.size(); i++) {
-    if (!enough(mass += candidates_[i].weight)) continue;
-    keep(i + 1);
-    return true;
-  }
-  return false;
-}
-
 // The number of first candidates, in order of probability, whose weights are enough(sum) together; 0: all are not. Puts
 // them, in any order but the last of them last, before the others. A search like quickselect, which sums what it sets
 // aside: to sort a whole vocabulary takes as long as to compute its logits.
@@ -242,6 +221,23 @@ size_t Sampler::head(const Enough& enough) {
   for (size_t i = begin; i < end; i++)
     if (enough(mass += c[i].weight)) return i + 1;
   return end < candidates_.size() ? end : 0;  // rounding: the parts were enough, the sum of them one by one is not
+}
+
+// Take the shortest head of the order whose weights are enough(sum), if it is among the likely ones: as a rule it is,
+// and the rest, nearly all of a vocabulary, need not be looked at again. False: it is not.
+template <class Enough>
+bool Sampler::take_head(const float* logits, int32_t n, double temperature, const Enough& enough) {
+  if (greatest_ == -kInfinity) return false;
+  constexpr double kLikely = 8.0;  // e^-8 times as probable as the first, or more
+  const float least = float(double(greatest_) - kLikely * temperature);
+  candidates_.clear();
+  for (int32_t id = 0; id < n; id++)
+    if (logits[id] >= least && logits[id] < kInfinity) candidates_.push_back({logits[id], id, weights_[size_t(id)]});
+  n_ranked_ = 0;
+  rank(candidates_.size());
+  const size_t count = head(enough);
+  if (count) keep(count);
+  return count > 0;
 }
 
 // -log2 of the probability at the temperature of sampling, among candidates whose total weight has this logarithm.
