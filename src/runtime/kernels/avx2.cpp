@@ -8,16 +8,6 @@
 namespace rkllm {
 namespace {
 
-constexpr int kTokens = 2;
-constexpr int kTiles = 2;
-constexpr int kManyTokens = 6;
-constexpr int kManyTiles = 1;
-// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
-// memory counts.
-constexpr int kTokensA16 = 2;
-constexpr int kTokensA8 = 4;
-constexpr int kIntegerTiles = 1;
-constexpr int kStreams = 2;
 constexpr int kPeakSums = 6;
 constexpr int kStepU4 = 32;
 constexpr bool kNarrow = true;

@@ -1,6 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vector types of 256-bit registers, two 8-lane ones for sixteen lanes: everything but the byte products, which
-// differ between avx2.cpp and avxvnni.cpp.
+// differ between avx2.cpp and avxvnni.cpp; and the register blocking, for which both have the same registers.
+
+constexpr int kTokens = 2;
+constexpr int kTiles = 2;
+constexpr int kManyTokens = 6;
+constexpr int kManyTiles = 1;
+// Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
+// memory counts.
+constexpr int kTokensA16 = 2;
+constexpr int kTokensA8 = 4;
+constexpr int kIntegerTiles = 1;
+constexpr int kStreams = 2;
 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
