@@ -129,10 +129,7 @@ static int init_f(LLMHandle* handle, const model_settings* settings) {
   to.img_content = from->img_content;
   set_cpus(&to.extend, settings);
   code = library.init(handle, &to, on_result_fg);
-  if (code != 0 || !settings->raw_prompts) return code;
-  code = library.set_chat_template(*handle, "", "", "");
-  if (code != 0) library.destroy(*handle);
-  return code;
+  return code != 0 ? code : begin_fg(*handle, settings, library.set_chat_template, library.destroy);
 }
 
 static int run_f(LLMHandle handle, const run_request* request, queue* q) {

@@ -78,6 +78,16 @@ static inline void set_cpus(extend_fg* extend, const model_settings* settings) {
   extend->enabled_cpus_mask = settings->cpus;
 }
 
+/* What is to be done with a handle that has just been made; one that fails is destroyed. */
+static inline int begin_fg(LLMHandle handle, const model_settings* settings,
+                           int (*set_chat_template)(LLMHandle, const char*, const char*, const char*),
+                           int (*destroy)(LLMHandle)) {
+  int code = 0;
+  if (settings->raw_prompts) code = set_chat_template(handle, "", "", "");
+  if (code != 0) destroy(handle);
+  return code;
+}
+
 /* 0: go on. */
 static int on_result_fg(result_fg* result, void* userdata, int state) {
   queue* q = (queue*)userdata;

@@ -186,10 +186,7 @@ static int init_g(LLMHandle* handle, const model_settings* settings) {
   to.is_async = false;
   set_cpus(&to.extend, settings);
   code = library.init(handle, &to, &callback);
-  if (code != 0 || !settings->raw_prompts) return code;
-  code = library.set_chat_template(*handle, "", "", "");
-  if (code != 0) library.destroy(*handle);
-  return code;
+  return code != 0 ? code : begin_fg(*handle, settings, library.set_chat_template, library.destroy);
 }
 
 static int run_g(LLMHandle handle, const run_request* request, queue* q) {
