@@ -6,6 +6,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+import rkllm_ext
 from rkllm_ext import _rkllm
 from rkllm_ext.convert import convert
 
@@ -49,3 +53,20 @@ class Converter:
         if not out.exists():
             convert(source, out, quantized_dtype)
         return out
+
+
+def some_ids(llm: rkllm_ext.LLM, n: int) -> NDArray[np.int32]:
+    """Return the same random tokens each time."""
+    return np.random.default_rng(3).integers(0, llm.info.vocab_size, n).astype(np.int32)
+
+
+def logits_do_not_depend_on_threads_or_chunks(model: Path, activations: str | None = None) -> None:
+    """Check the logits of a prompt, bit for bit."""
+    with rkllm_ext.LLM(model, max_context_len=320, n_threads=1, activations=activations) as llm:
+        ids = some_ids(llm, 290)
+        expected = llm.logits(ids)
+        assert np.isfinite(expected).all()
+        for threads in (1, 2, 4):
+            for chunk in (1, 7, 64, 290):
+                llm._handle.set_options({"n_threads": threads, "prefill_chunk": chunk})
+                assert np.array_equal(llm.logits(ids), expected), f"{threads} threads, chunks of {chunk}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import SHARED, Converter
+from models import SHARED, Converter, logits_do_not_depend_on_threads_or_chunks, some_ids
 from numpy.typing import NDArray
 
 import rkllm_ext
@@ -28,19 +28,8 @@ def model(request: pytest.FixtureRequest, tiny_llama: Path, converted: Converter
     return converted(tiny_llama if source == "tiny" else SHARED / "reference" / "qwen2-g512-bf16", dtype)
 
 
-def some_ids(llm: rkllm_ext.LLM, n: int) -> NDArray[np.int32]:
-    return np.random.default_rng(3).integers(0, llm.info.vocab_size, n).astype(np.int32)
-
-
 def test_logits_do_not_depend_on_threads_or_chunks(model: Path) -> None:
-    with rkllm_ext.LLM(model, max_context_len=320, n_threads=1, activations="int8") as llm:
-        ids = some_ids(llm, 290)
-        expected = llm.logits(ids)
-        assert np.isfinite(expected).all()
-        for threads in (1, 2, 4):
-            for chunk in (1, 7, 64, 290):
-                llm._handle.set_options({"n_threads": threads, "prefill_chunk": chunk})
-                assert np.array_equal(llm.logits(ids), expected), f"{threads} threads, chunks of {chunk}"
+    logits_do_not_depend_on_threads_or_chunks(model, "int8")
 
 
 def test_sessions_decode_with_the_bits_of_a_prefill(model: Path) -> None:

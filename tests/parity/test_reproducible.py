@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import FORMATS, SHARED, Converter
+from models import FORMATS, SHARED, Converter, logits_do_not_depend_on_threads_or_chunks, some_ids
 
 import rkllm_ext
 from rkllm_ext import _rkllm
@@ -46,19 +46,8 @@ def model(request: pytest.FixtureRequest, tiny_llama: Path, converted: Converter
     return converted(SHARED / SOURCES[source][0], dtype)
 
 
-def some_ids(llm: rkllm_ext.LLM, n: int) -> np.ndarray:
-    return np.random.default_rng(3).integers(0, llm.info.vocab_size, n).astype(np.int32)
-
-
 def test_logits_do_not_depend_on_threads_or_chunks(model: Path) -> None:
-    with rkllm_ext.LLM(model, max_context_len=320, n_threads=1) as llm:
-        ids = some_ids(llm, 290)
-        expected = llm.logits(ids)
-        assert np.isfinite(expected).all()
-        for threads in (1, 2, 4):
-            for chunk in (1, 7, 64, 290):
-                llm._handle.set_options({"n_threads": threads, "prefill_chunk": chunk})
-                assert np.array_equal(llm.logits(ids), expected), f"{threads} threads, chunks of {chunk}"
+    logits_do_not_depend_on_threads_or_chunks(model)
 
 
 def test_decoding_gives_the_bits_of_a_prefill(model: Path) -> None:
