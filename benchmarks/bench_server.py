@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast is the server, for one client and for several?  python benchmarks/bench_server.py model.rkllm
 
-Each round measures, one after the other, the engine without a server (`LLM.generate`), our server and, with --peer, the
-server of llama-cpp-python; the median of the rounds is given. Clients stream completions of so many tokens at the same
-time; tokens/s are those of all clients between the first token of all and the last. --peer takes a GGUF file of the
-same model and needs --peer-python, an interpreter that has `llama_cpp.server`.
+Measured in turns, all within some seconds of each other, and given as medians of the rounds: the engine without a
+server (`LLM.generate`, and as many sessions that decode together), our server and, with --peer, the server of
+llama-cpp-python. Clients stream completions of so many greedy tokens at the same time; tokens/s are those of all
+clients between the first token of all and the last. The clients are one process with one thread (stream_clients.py),
+the same for both servers. --peer takes a GGUF file of the same model and needs --peer-python, an interpreter that has
+`llama_cpp.server`.
 """
 
 from __future__ import annotations
@@ -16,22 +18,42 @@ import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+from stream_clients import PROMPT
+
 import rkllm_ext
+from rkllm_ext._rkllm import Decoding
 
-PROMPT = "Once upon a time there was a small robot who lived in house number {number}. One day"
+CLIENTS = Path(__file__).with_name("stream_clients.py")
+Speed = Callable[[int], float]  # of so many at the same time, tokens/s
 
 
-def engine_speed(path: Path, threads: int, tokens: int) -> float:
-    """Return tokens/s of a run without a server."""
-    with rkllm_ext.LLM(path, max_context_len=1024, n_threads=threads) as llm:
-        for _ in range(2):  # the first one warms up
-            answer = llm.generate(PROMPT.format(number=0), max_new_tokens=tokens, top_k=1, ignore_eos=True)
-    assert answer.perf is not None
-    return answer.perf.generate_tokens_per_second
+def engine_speeds(llm: rkllm_ext.LLM, tokens: int) -> dict[str, Speed]:
+    """Return what measures the engine: a run, and sessions that decode together."""
+
+    def run(_: int) -> float:
+        answer = llm.generate(PROMPT.format(number=0), max_new_tokens=tokens, top_k=1, ignore_eos=True)
+        assert answer.perf is not None
+        return answer.perf.generate_tokens_per_second
+
+    def together(count: int) -> float:
+        sessions = [llm.session(top_k=1) for _ in range(count)]
+        for number, session in enumerate(sessions):
+            session.prefill(PROMPT.format(number=number))
+        decoding = Decoding(sessions, [session.sample() for session in sessions], most=tokens - 1)
+        start = time.perf_counter()
+        decoding.run()
+        elapsed = time.perf_counter() - start
+        for session in sessions:
+            session.close()
+        return count * (tokens - 1) / elapsed
+
+    return {"engine": run, "sessions": together}
 
 
 def free_port() -> int:
@@ -78,47 +100,30 @@ def peers(python: str, path: Path, threads: int) -> Server:
     return Server([python, "-m", "llama_cpp.server", "--model", str(path), *options], port)
 
 
-def stream(server: Server, number: int, tokens: int, times: list[float]) -> None:
-    """Ask for a completion and note when each of its pieces comes."""
-    body = {"model": server.model, "prompt": PROMPT.format(number=number), "max_tokens": tokens, "stream": True}
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
-    connection.request(
-        "POST", "/v1/completions", json.dumps({**body, "temperature": 0}), {"Content-Type": "application/json"}
-    )
-    reply = connection.getresponse()
-    assert reply.status == 200, reply.read()
-    for line in reply:
-        if line.startswith(b"data: {"):
-            times.append(time.perf_counter())
-
-
 def clients_speed(server: Server, count: int, tokens: int) -> float:
     """Return the tokens/s of so many clients together."""
-    times: list[list[float]] = [[] for _ in range(count)]
-    threads = [threading.Thread(target=stream, args=(server, n, tokens, times[n])) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    first, last = min(each[0] for each in times), max(each[-1] for each in times)
-    return (sum(map(len, times)) - count) / (last - first)
+    arguments = [str(server.port), server.model, str(count), str(tokens)]
+    found = json.loads(subprocess.check_output([sys.executable, "-I", str(CLIENTS), *arguments]))
+    return float((found["events"] - count) / found["seconds"])
 
 
 def measure(
     path: Path, counts: list[int], threads: int, tokens: int, rounds: int, peer: tuple[str, Path] | None = None
 ) -> dict[str, float]:
     """Return tokens/s by what was measured, medians of the rounds."""
-    found: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        found.setdefault("engine", []).append(engine_speed(path, threads, tokens))
-        servers = [("server", lambda: ours(path, threads))]
-        if peer is not None:
-            servers.append(("peer", lambda: peers(*peer, threads)))
-        for name, start in servers:
-            with start() as server:
-                clients_speed(server, 1, 8)
-                for count in counts:
-                    found.setdefault(f"{name}, {count}", []).append(clients_speed(server, count, tokens))
+    with ExitStack() as stack:
+        llm = stack.enter_context(rkllm_ext.LLM(path, max_context_len=1024, n_threads=threads))
+        speeds = engine_speeds(llm, tokens)
+        servers = {"server": ours(path, threads), **({} if peer is None else {"peer": peers(*peer, threads)})}
+        for name, server in servers.items():
+            speeds[name] = partial(clients_speed, stack.enter_context(server), tokens=tokens)
+        found: dict[str, list[float]] = {}
+        for number in range(rounds + 1):
+            for name, speed in speeds.items():
+                for count in counts if name != "engine" else counts[:1]:
+                    taken = speed(count)
+                    if number > 0:  # the first round warms up
+                        found.setdefault(name if name == "engine" else f"{name}, {count}", []).append(taken)
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -129,7 +134,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer", type=Path, help="a GGUF file of the same model")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--json", action="store_true")
@@ -139,7 +144,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"model": options.model.name, "threads": options.threads, "tokens_per_second": speeds}))
         return
-    print(f"{options.model.name}, {options.threads} threads, {options.tokens} tokens a client")
+    print(f"{options.model.name}, {options.threads} threads, {options.tokens} tokens each, {options.rounds} rounds")
     print(f"{'':>12} {'tokens/s':>9} {'x engine':>9} {'x one':>6}")
     for name, speed in speeds.items():
         one = speeds.get(f"{name.partition(',')[0]}, {options.clients[0]}", speed)

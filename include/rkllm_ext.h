@@ -236,6 +236,19 @@ RKLLM_API void rkllm_ext_logits_release(RKLLMExtLogits* hold);
  * is not appended. The session's own tokens are the history that penalties look at. */
 RKLLM_API int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token);
 
+/* Append a token to each of n sessions of one handle and choose what follows, as rkllm_ext_session_step and _sample do
+ * and with their bits: one pass over the weights, and choices by the handle's threads at the same time. tokens, [n]:
+ * what is appended; then what has been chosen, which is not appended. masks: NULL, or a mask (or NULL) for each
+ * session, for the choices of the first pass.
+ * With a function, it is called on this thread after each pass, with what has been chosen. It returns 0: another pass
+ * appends that, or another number: the call returns. Inside, rkllm_ext_session_logits and _abort of these sessions may
+ * be called. NULL: one pass. An abort of one session ends the call before its next pass, with ABORTED.
+ * Failures before a pass (a full context, an abort) leave the sessions and tokens as they are. Where a choice fails,
+ * its token is -1, all sessions have been stepped, and the call returns the failure. */
+typedef int (*RKLLMExtChosen)(const int32_t* tokens, size_t n, void* userdata);
+RKLLM_API int rkllm_ext_session_decode(RKLLMExtSession* const* sessions, int32_t* tokens, size_t n,
+                                       const uint32_t* const* masks, RKLLMExtChosen function, void* userdata);
+
 /* Set a sampling option (and seed, lora, add_bos, image_tokens) of this session, as rkllm_ext_set_option. A seed
  * restarts the random numbers. */
 RKLLM_API int rkllm_ext_session_set_option(RKLLMExtSession* session, const char* name, const char* value);

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rkllm_ext.llm import LLM
     from rkllm_ext.lora import convert_lora
     from rkllm_ext.results import Generation, Info, Perf, TokenLogprobs
-    from rkllm_ext.session import Session, step_together
+    from rkllm_ext.session import Session, decode_together, step_together
     from rkllm_ext.stream import Stream
 
     __version__: str
@@ -59,6 +59,7 @@ __all__ = [
     "__version__",
     "convert",
     "convert_lora",
+    "decode_together",
     "errors",
     "get_include",
     "library_path",
@@ -74,6 +75,7 @@ _MODULES = {
     "Piece": "_rkllm",
     "Session": "session",
     "Stream": "stream",
+    "decode_together": "session",
     "step_together": "session",
     "TokenLogprobs": "results",
     "Tokenizer": "_rkllm",

@@ -31,7 +31,7 @@
   X(rkllm_ext_sampler_close) X(rkllm_ext_sample) X(rkllm_ext_top_logprobs) X(rkllm_ext_quantize)                      \
   X(rkllm_ext_release_lora) X(rkllm_ext_session_hold_logits) X(rkllm_ext_logits_release) X(rkllm_ext_token_bytes)     \
   X(rkllm_ext_load_prompt_cache) X(rkllm_ext_release_prompt_cache) X(rkllm_ext_session_save)                          \
-  X(rkllm_ext_session_restore) X(rkllm_ext_limits) X(rkllm_ext_session_prefill_part)                                  \
+  X(rkllm_ext_session_restore) X(rkllm_ext_limits) X(rkllm_ext_session_prefill_part) X(rkllm_ext_session_decode)      \
   X(rkllm_run_async) X(rkllm_is_running) X(rkllm_abort) X(rkllm_destroy) X(rkllm_load_lora)                           \
   X(rkllm_load_prompt_cache) X(rkllm_release_prompt_cache)
 

@@ -150,6 +150,7 @@ cdef extern from "_library.h" nogil:
         RKLLM_EXT_FINISH_ABORT
         RKLLM_EXT_FINISH_ERROR
 
+    ctypedef int (*RKLLMExtChosen)(const int32_t* tokens, size_t n, void* userdata) noexcept
     ctypedef int (*RKLLMExtMask)(const int32_t* tokens, size_t n_tokens, uint32_t* mask, size_t n_words,
                                  void* userdata) noexcept
     ctypedef void (*RKLLMExtTap)(const char* name, const float* x, int64_t rows, int64_t cols, int64_t stride,
@@ -225,6 +226,9 @@ cdef extern from "_library.h" nogil:
     int ext_top_logprobs "library.rkllm_ext_top_logprobs"(const float* logits, int32_t n, int32_t token, int32_t k,
                                                           float* chosen, int32_t* ids, float* logprobs, size_t* count)
     int ext_session_step "library.rkllm_ext_session_step"(RKLLMExtSession** sessions, const int32_t* tokens, size_t n)
+    int ext_session_decode "library.rkllm_ext_session_decode"(RKLLMExtSession** sessions, int32_t* tokens, size_t n,
+                                                              const uint32_t** masks, RKLLMExtChosen function,
+                                                              void* userdata)
     const float* ext_session_logits "library.rkllm_ext_session_logits"(RKLLMExtSession* session)
     const float* ext_session_hold_logits "library.rkllm_ext_session_hold_logits"(RKLLMExtSession* session,
                                                                                  RKLLMExtLogits** hold)
@@ -317,6 +321,22 @@ cdef extern from "_queue.h" nogil:
     queue_side* queue_take(queue* q)
     void queue_let_run_out(queue* q, int keeping)
     int queue_event(queue* q)
+
+
+cdef extern from "_decoding.h" nogil:
+    ctypedef struct decoding:
+        size_t n
+        int32_t* tokens
+        size_t taken
+        int32_t* ends
+        size_t* begins
+
+    decoding* decoding_new(size_t n, size_t most, size_t n_ends)
+    void decoding_free(decoding* d)
+    int decoding_put(const int32_t* tokens, size_t n, void* userdata) noexcept
+    void decoding_end(decoding* d)
+    void decoding_stop(decoding* d)
+    size_t decoding_wait(decoding* d, int milliseconds, int* over)
 
 
 cdef extern from "_generation.h" nogil:

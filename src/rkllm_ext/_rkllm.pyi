@@ -106,6 +106,20 @@ class BaseSession:
 _Session = TypeVar("_Session", bound=BaseSession)
 
 def top_logprobs(logits: Array, token: int, k: int) -> tuple[float, list[tuple[int, float]]]: ...
+
+class Decoding:
+    def __init__(
+        self,
+        sessions: Sequence[BaseSession],
+        tokens: Sequence[int] | NDArray[np.int32],
+        masks: Sequence[Array | None] | None = None,
+        ends: Sequence[Collection[int]] | None = None,
+        most: int = 1,
+    ) -> None: ...
+    def run(self) -> None: ...
+    def take(self) -> list[list[int]]: ...
+    def stop(self) -> None: ...
+
 def step_sessions(sessions: Sequence[BaseSession], tokens: Sequence[int] | NDArray[np.int32]) -> None: ...
 
 class Piece:

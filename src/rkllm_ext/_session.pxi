@@ -177,15 +177,11 @@ cdef class BaseSession:
         cdef Buffer buffer = None
         cdef const uint32_t* words = NULL
         cdef int32_t token = -1
-        cdef Py_ssize_t needed = 4 * ((self.vocab_size + 31) // 32)
         cdef RKLLMExtSession* session = self.enter()
         cdef int code
         try:
             if mask is not None:
-                buffer = hold(mask, "mask")
-                if buffer.view.len != needed:
-                    raise InvalidArgumentError(
-                        f"mask has {buffer.view.len} bytes; a bit for each of {self.vocab_size} tokens is {needed}")
+                buffer = mask_of(mask, self.vocab_size)
                 words = <const uint32_t*>buffer.view.buf
             self.apply({**self.first, **options})
             with nogil:
@@ -295,6 +291,16 @@ cdef class BaseSession:
         if self.users == 0 and self.pid == getpid():
             ext_session_close(self.session)
             self.session = NULL
+
+
+cdef Buffer mask_of(object mask, int vocab_size):
+    # Hold a mask of tokens.
+    cdef Buffer buffer = hold(mask, "mask")
+    cdef Py_ssize_t needed = 4 * ((vocab_size + 31) // 32)
+    if buffer.view.len != needed:
+        raise InvalidArgumentError(
+            f"mask has {buffer.view.len} bytes; a bit for each of {vocab_size} tokens is {needed}")
+    return buffer
 
 
 cdef tuple logprobs_of(const float* logits, int32_t n, int32_t token, int32_t k):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from ._rkllm import BaseSession, step_sessions
+from ._rkllm import BaseSession, Decoding, step_sessions
 from .options import checked_sampling
 
 if TYPE_CHECKING:
@@ -150,3 +150,50 @@ def step_together(sessions: Sequence[Session], tokens: Sequence[int] | NDArray[n
         Another thread uses one of the sessions, or one is named twice.
     """
     step_sessions(sessions, tokens)
+
+
+def decode_together(
+    sessions: Sequence[Session],
+    tokens: Sequence[int] | NDArray[np.int32],
+    masks: Sequence[Array | None] | None = None,
+) -> list[int]:
+    """Append one token to each of several sessions of one LLM and choose the next ones: `step_together` and `sample`.
+
+    The tokens are those that these would give. Choices are made by the threads of the pass, at the same time.
+
+    Parameters
+    ----------
+    sessions : sequence of Session
+        Each chooses with the settings of its last `sample`, before that with its own.
+    tokens : sequence of int
+        One for each.
+    masks : sequence of masks or None, optional
+        Which tokens each may choose, as for `Session.sample`.
+
+    Returns
+    -------
+    list of int
+        What was chosen, and has not been appended.
+
+    Raises
+    ------
+    InvalidArgumentError, ContextFullError, BusyError
+        As `step_together`; or one of the sessions has no token to choose from, and all have been stepped.
+
+    Examples
+    --------
+    >>> with LLM(model_path) as llm, llm.session(top_k=1) as a, llm.session(top_k=1) as b:
+    ...     computed = a.prefill("Once upon a time"), b.prefill("There was a")
+    ...     tokens = [a.sample(), b.sample()]
+    ...     for _ in range(8):
+    ...         tokens = decode_together([a, b], tokens)
+    ...     text = llm.detokenize(b.tokens)
+    """
+    if len(sessions) == 0 and len(tokens) == 0:
+        return []
+    bits = None if masks is None else [None if mask is None else _bits(mask) for mask in masks]
+    decoding = Decoding(sessions, tokens, bits)
+    decoding.run()
+    (chosen,) = decoding.take()
+    decoding.take()  # raises what went wrong with a choice
+    return chosen

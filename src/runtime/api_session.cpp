@@ -1,75 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sessions of rkllm_ext.h: sequences over a handle's model whose tokens the caller chooses.
+#include "api_session.h"
+
 #include <algorithm>
 
-#include "handle.h"
-#include "options.h"
-#include "run.h"
-
 using namespace rkllm;
-
-// `busy` is held by the thread that uses the session; abort needs it not.
-struct RKLLMExtSession {
-  explicit RKLLMExtSession(const Runtime& runtime)
-      : executor(runtime.executor), session(runtime.executor, runtime.session->kv_type()), prompt(runtime.prompt),
-        settings(runtime.settings), sampler(settings.generation.sampling, settings.choose_seed()) {
-    session.use_adapter(settings.adapter);
-  }
-  RKLLMExtSession(const RKLLMExtSession& other)
-      : executor(other.executor), session(other.executor, other.session.kv_type()), prompt(other.prompt),
-        settings(other.settings), sampler(other.sampler) {
-    session.copy(other.session);
-  }
-  RKLLMExtSession& operator=(const RKLLMExtSession&) = delete;
-
-  std::shared_ptr<Executor> executor;
-  Session session;
-  PromptRules prompt;
-  RunSettings settings;
-  Sampler sampler;
-  Buffer<float> scratch;  // logits, for the sampler to change
-  std::atomic<bool> busy{false};
-};
 
 struct RKLLMExtLogits {
   std::shared_ptr<const Buffer<float>> logits;
 };
 
-namespace {
-
-// Holds sessions for one call; all of them or none.
-class Held {
- public:
-  Held(RKLLMExtSession* const* sessions, size_t n) : sessions_(sessions) {
-    for (; count_ < n; count_++)
-      if (sessions[count_]->busy.exchange(true)) {
-        release();
-        throw Error(ErrorCode::BUSY, "the session is in use: by another thread, or it is named twice in this call");
-      }
-  }
-  ~Held() { release(); }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
-
- private:
-  void release() {
-    while (count_ > 0) sessions_[--count_]->busy = false;
-  }
-  RKLLMExtSession* const* sessions_;
-  size_t count_ = 0;
-};
-
-// guard() for a call on one session.
-template <class Body>
-int guard_session(RKLLMExtSession* session, const Body& body) noexcept {
-  return guard([&] {
-    need(session, "the session is NULL");
-    const Held held(&session, 1);
-    body(*session);
-  });
+int32_t RKLLMExtSession::choose(const uint32_t* mask) {
+  const float* logits = session.logits();
+  need(logits, "the session has no logits to sample from; prefill or step it first");
+  const int32_t vocab = int32_t(session.model().spec.vocab_size);
+  if (!scratch.size()) scratch.resize(padded(vocab));
+  memcpy(scratch.data(), logits, size_t(vocab) * sizeof(float));
+  const std::vector<uint64_t>& keys = session.sequence().keys();
+  std::vector<int32_t> history;
+  for (size_t i = keys.size() - std::min(keys.size(), size_t(kPenaltyWindow)); i < keys.size(); i++)
+    history.push_back(token_of(keys[i]));
+  return sampler.sample(scratch.data(), vocab, history, mask);
 }
 
-void check_step(RKLLMExtSession& s, int32_t token, size_t index, const Executor* executor) {
+namespace rkllm {
+
+void check_step(const RKLLMExtSession& s, int32_t token, size_t index, const Executor* executor) {
   if (s.executor.get() != executor)
     throw Error(ErrorCode::INVALID_ARGUMENT,
                 rkllm::format("session %zu belongs to another model than session 0", index));
@@ -80,7 +36,7 @@ void check_step(RKLLMExtSession& s, int32_t token, size_t index, const Executor*
   }
 }
 
-}  // namespace
+}  // namespace rkllm
 
 extern "C" {
 
@@ -169,16 +125,7 @@ void rkllm_ext_logits_release(RKLLMExtLogits* hold) { delete hold; }
 int rkllm_ext_session_sample(RKLLMExtSession* session, const uint32_t* mask, int32_t* token) {
   return guard_session(session, [&](RKLLMExtSession& s) {
     need(token, "token is NULL");
-    const float* logits = s.session.logits();
-    need(logits, "the session has no logits to sample from; prefill or step it first");
-    const int32_t vocab = int32_t(s.session.model().spec.vocab_size);
-    if (!s.scratch.size()) s.scratch.resize(padded(vocab));
-    memcpy(s.scratch.data(), logits, size_t(vocab) * sizeof(float));
-    const std::vector<uint64_t>& keys = s.session.sequence().keys();
-    std::vector<int32_t> history;
-    for (size_t i = keys.size() - std::min(keys.size(), size_t(kPenaltyWindow)); i < keys.size(); i++)
-      history.push_back(token_of(keys[i]));
-    *token = s.sampler.sample(s.scratch.data(), vocab, history, mask);
+    *token = s.choose(mask);
   });
 }
 

@@ -201,29 +201,33 @@ void Session::compute_anew(int length) {
     throw Error(ErrorCode::ABORTED, "the step was aborted");
 }
 
-void Session::step(Session* const* sessions, const int32_t* ids, int n) {
+void Session::step(Session* const* sessions, const int32_t* ids, int n, const AfterStep& after) {
   if (n < 1) return;
   Executor& executor = *sessions[0]->executor_;
   const Model& model = executor.model();
   const int64_t stride = padded(model.spec.vocab_size);
   const int most = std::min(n, executor.chunk());
   std::vector<Segment> segments;
+  std::vector<float*> rooms;
   for (int i = 0; i < n; i++)
     if (model.rope.restarts_at(sessions[i]->next_length())) sessions[i]->compute_anew(sessions[i]->next_length());
   for (int at = 0; at < n; at += most) {
     const int count = std::min(most, n - at);
     segments.clear();
-    for (int i = at; i < at + count; i++)
+    rooms.clear();
+    for (int i = at; i < at + count; i++) {
       segments.push_back(sessions[i]->segment({ids + i, nullptr, 1}, sessions[i]->next_length()));
+      rooms.push_back(sessions[i]->room_for_logits());
+    }
     executor.pass(segments.data(), count, [&](Workspace& w, ThreadPool& pool) {
       const float* rows = project(model, w, count, pool);
-      for (int i = 0; i < count; i++)
-        memcpy(sessions[at + i]->room_for_logits(), rows + i * stride, size_t(stride) * sizeof(float));
+      pool.run(count, [&](int i, int) { memcpy(rooms[size_t(i)], rows + i * stride, size_t(stride) * sizeof(float)); });
+      for (int i = at; i < at + count; i++) {
+        sessions[i]->sequence_->append({uint64_t(ids[i])}, model.rope.variant(sessions[i]->next_length()));
+        sessions[i]->has_logits_ = true;
+      }
+      if (after) after(at, count, pool);
     });
-    for (int i = at; i < at + count; i++) {
-      sessions[i]->sequence_->append({uint64_t(ids[i])}, model.rope.variant(sessions[i]->next_length()));
-      sessions[i]->has_logits_ = true;
-    }
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -78,8 +79,10 @@ class Session {
   void decode(const int32_t* ids, int n, int length, float* out);
 
   // Append one token to each of n sessions of one executor in one pass, or as few as chunk() allows. Ids and the room
-  // for them must have been checked.
-  static void step(Session* const* sessions, const int32_t* ids, int n);
+  // for them must have been checked. after: called at the end of a pass, whose threads are still its own, when sessions
+  // first ... first + count - 1 have their new logits.
+  using AfterStep = std::function<void(int first, int count, ThreadPool& pool)>;
+  static void step(Session* const* sessions, const int32_t* ids, int n, const AfterStep& after = {});
 
   // [padded(vocab_size)] behind the last position; nullptr: there are none.
   const float* logits() const { return has_logits_ ? logits_->values.data() : nullptr; }

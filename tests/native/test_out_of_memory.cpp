@@ -255,6 +255,13 @@ void sessions_fail_cleanly() {
     CHECK(rkllm_ext_session_open(model.handle, &again) == 0);
     rkllm_ext_session_close(again);
   }
+  with_each_failure("session_decode", [&] {
+    int32_t token = model.expected[0];
+    const int code = rkllm_ext_session_decode(&steady, &token, 1, nullptr, nullptr, nullptr);
+    until_failure = -1;
+    CHECK(code == 0 || token == -1 || token == model.expected[0]);
+    return code;
+  });
   rkllm_ext_session_close(steady);
   model.answers_as_before();
 }

@@ -221,5 +221,5 @@ def test_the_benchmark_measures_engine_and_server(start: Callable[..., Running],
     options = ["--tokens", "6", "--rounds", "1", "--clients", "1", "2", "--json"]
     ran = subprocess.run([sys.executable, script, tiny_model, *options], capture_output=True, text=True, check=True)
     speeds = json.loads(ran.stdout)["tokens_per_second"]
-    assert set(speeds) == {"engine", "server, 1", "server, 2"}
+    assert set(speeds) == {"engine", "sessions, 1", "sessions, 2", "server, 1", "server, 2"}
     assert min(speeds.values()) > 0

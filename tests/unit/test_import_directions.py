@@ -110,6 +110,7 @@ PARTS = {
     "api_gguf": "api",
     "api_handle": "api",
     "api_sampler": "api",
+    "api_decode": "api",
     "api_session": "api",
     "api_tokenizer": "api",
     "rkllm.h": "public",

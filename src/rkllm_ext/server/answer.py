@@ -19,6 +19,7 @@ from .ticket import Ticket
 
 if TYPE_CHECKING:
     from ..constrain import Constraint
+    from ..session import Session
 
 _SCORED_ROWS = 32  # logits of so many positions are in memory at once
 _NEUTRAL: dict[str, Value] = {  # the settings that a request does not give
@@ -53,6 +54,12 @@ class Answer:
     is_ready : bool
         The prompt has been computed: the next token can be chosen.
     finish_reason : str or None
+    next_token : int or None
+        Chosen, and to be appended by the next pass.
+    mask : bytes or None
+        Which tokens that pass may choose; None: any.
+    ends : frozenset of int
+        Tokens that end it.
     cached, produced : int
         Positions of the prompt whose state was there already; tokens that have been chosen.
     """
@@ -66,17 +73,19 @@ class Answer:
         self.slot: Slot | None = None
         self.is_ready = False
         self.finish_reason: str | None = None
+        self.next_token: int | None = None
+        self.mask: bytes | None = None
+        self.ends: frozenset[int] = frozenset() if request.ignore_eos else model.ends
         self._model = model
         self._prompt = np.asarray(request.prompt, np.int32)
         self._limit = request.max_tokens
-        self._seed: int | None = seed
+        self._seed = seed
         self._sampling = sampling
         self._constraint = form
         self._mask_bytes = 4 * ((model.info.vocab_size + 31) // 32)
         self._chosen: list[int] = []  # since the constraint was asked last
         hidden = model.special.difference(request.visible) if request.skip_special else ()
         self._text = TextStream(model.tokens, hidden, request.stop)
-        self._ends = frozenset() if request.ignore_eos else model.ends
         self.cached = 0
         self.produced = 0
         self._has_begun = False
@@ -100,11 +109,9 @@ class Answer:
 
     def prefill(self, most: int) -> int:
         """Compute at most so many positions of the prompt. Return how many were."""
-        assert self.slot is not None
-        session = self.slot.session
         if self.scores:
             most = min(most, _SCORED_ROWS)
-        computed, left, logits = session.append_part(self._prompt, most, self.scores)
+        computed, left, logits = self.session.append_part(self._prompt, most, self.scores)
         first = len(self._prompt) - left - computed
         if logits is not None:
             for row, target in zip(logits, self._prompt[first + 1 :]):
@@ -123,46 +130,73 @@ class Answer:
 
     # ---- the answer -------------------------------------------------------------------------------------------------
 
-    def choose(self) -> int | None:
-        """Choose the next token. None: the answer has ended, there is nothing to compute."""
+    @property
+    def session(self) -> Session:
+        """The sequence it is computed in."""
         assert self.slot is not None
-        session = self.slot.session
-        mask = None
-        if self._constraint is not None:
-            mask = self._constraint(self._chosen)
-            if mask is None:
-                self._finish("stop")
-                return None
-            mask = mask[: self._mask_bytes]
-            self._chosen = []
-        options = self._sampling
-        if self._seed is not None:
-            options, self._seed = {**options, "seed": self._seed}, None
-        token = session.choose(mask, options)
+        return self.slot.session
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is wanted of it."""
+        return self.finish_reason is not None or self.ticket.is_cancelled or self.ticket.is_failed
+
+    @property
+    def is_free(self) -> bool:
+        """Whether tokens can be chosen without a look at the one before."""
+        return self._constraint is None and self.ticket.request.logprobs is None
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it can have."""
+        left = self._model.info.max_context_len - len(self._prompt) + 1
+        return (left if self._limit is None else min(left, self._limit)) - self.produced
+
+    def choose(self) -> None:
+        """Choose the first token, behind the prompt."""
+        if self._ask_form():
+            self.take(self.session.choose(self.mask, {**self._sampling, "seed": self._seed}))
+
+    def prepare(self) -> bool:
+        """Get ready for a pass that appends `next_token` and chooses another one. Whether there is one to append."""
+        return self.next_token is not None and self._ask_form()
+
+    def take(self, token: int) -> None:
+        """Go on with the token that was chosen: it is text, or the end."""
+        self.next_token = None
         wanted = self.ticket.request.logprobs
-        row = Token(token) if wanted is None else Token(token, *session.logprobs(token, wanted))
+        row = Token(token) if wanted is None else Token(token, *self.session.logprobs(token, wanted))
         self._count()
-        if token in self._ends:
+        if token in self.ends:
             self._finish("stop", end=row)
-            return None
-        self._chosen.append(token)
+            return
         text, tokens = self._text.push(row)
         if self._text.stopped:
             self._finish("stop", text, tokens)
-            return None
-        if self.produced == self._limit or len(session) >= self._model.info.max_context_len:
+        elif self.room <= 0:
             self._finish("length", text, tokens)
-            return None
-        if text or tokens:
-            self._undelivered.append(Event(self.index, text, tokens, None))
-        return token
+        else:
+            self.next_token = token
+            if self._constraint is not None:
+                self._chosen.append(token)
+            if text or tokens:
+                self._undelivered.append(Event(self.index, text, tokens, None))
+
+    def _ask_form(self) -> bool:
+        # Which tokens may come next. False: the form says that none may.
+        if self._constraint is None:
+            return True
+        mask = self._constraint(self._chosen)
+        self._chosen = []
+        if mask is None:
+            self.next_token = None
+            self._finish("stop")
+            return False
+        self.mask = mask[: self._mask_bytes]
+        return True
 
     def deliver(self) -> None:
-        """Hand what has come to the reader.
-
-        Done for all answers just before a pass: readers that wake up earlier would take turns with the choice of tokens
-        on Python's lock.
-        """
+        """Hand what has come to the reader."""
         for event in self._undelivered:
             self.ticket.put(event)
         self._undelivered.clear()

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ContextFullError, InvalidArgumentError
-from ..session import step_together
 from .answer import Answer, sampling_of
+from .decoder import Decoder
 from .model import Model
 from .pool import Pool
 from .queue import FairQueue
@@ -93,6 +93,7 @@ class Engine:
         self._draining = False
         self._closing = False
         self._rate = 0.0  # positions of prompts per second
+        self._decoder = Decoder(f"passes {model.name}", self.counters, self._fail)
         self._thread = threading.Thread(target=self._work, name=f"engine {model.name}", daemon=True)
         self._thread.start()
 
@@ -113,7 +114,7 @@ class Engine:
             A setting is not possible; some are found out only when the answer begins, and come from the ticket.
         """
         self._check(request)
-        ticket = Ticket(request)
+        ticket = Ticket(request, self._decoder.interrupt)
         sampling = sampling_of(request)
         seed = request.sampling.get("seed")
         first = secrets.randbits(63) if seed is None else int(seed)
@@ -133,6 +134,8 @@ class Engine:
             self.counters.requests += 1
             for answer in answers:
                 self._waiting.put(request.client, answer)
+            if len(self._active) < self.parallel:
+                self._decoder.interrupt()
             self._changed.notify()
         return ticket
 
@@ -192,8 +195,10 @@ class Engine:
         """End all requests, which fail with DrainingError, and free the model. A second call does nothing."""
         with self._changed:
             self._draining = self._closing = True
+            self._decoder.interrupt()
             self._changed.notify_all()
         self._thread.join()
+        self._decoder.close()
         self._pool.close()
         self.model.close()
 
@@ -234,10 +239,11 @@ class Engine:
     def _work(self) -> None:
         while self._wait():
             try:
+                self._decoder.ready()
                 self._give_up()
                 self._admit()
                 self._prefill()
-                self._decode()
+                self._decoder.advance(self._active)
                 self._retire()
             except Exception as error:  # a mistake of ours: who is served now is told, later ones are served
                 LOG.exception("the engine failed")
@@ -311,26 +317,6 @@ class Engine:
                 self._rate = rate if self._rate == 0.0 else 0.7 * self._rate + 0.3 * rate
             self.counters.prompt_tokens += computed
             budget -= max(computed, 1)
-
-    def _decode(self) -> None:
-        chosen = []
-        for answer in self._active:
-            if answer.is_ready and not answer.finish_reason:
-                before = answer.produced
-                token = self._guarded(answer, Answer.choose)
-                self.counters.completion_tokens += answer.produced - before
-                if token is not None and answer.slot is not None:
-                    chosen.append((answer, answer.slot.session, token))
-        for answer in self._active:
-            answer.deliver()
-        if not chosen:
-            return
-        self.counters.steps += 1
-        try:
-            step_together([session for _, session, _ in chosen], [token for _, _, token in chosen])
-        except Exception as error:  # all of them have lost their place; the engine itself goes on
-            for answer, _, _ in chosen:
-                self._fail(answer, error)
 
     def _guarded(self, answer: Answer, function: Callable[[Answer], int | None]) -> int | None:
         # What goes wrong with one answer is that answer's.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,9 @@ class Ticket:
         When iterated: the request failed. DeadlineError when its time was over.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, wake: Callable[[], None] = lambda: None) -> None:
         self.request = request
+        self._wake = wake  # tells the engine that there is something to look at
         self.usage = Usage(len(request.prompt))
         self.timing = Timing(time.monotonic())
         self.prompt_tokens: list[Token] = []
@@ -95,6 +96,7 @@ class Ticket:
         """Give the request up: its place is free before the next token. Its events end without a finish_reason."""
         self.is_cancelled = True
         self._events.put(None)
+        self._wake()
 
     def __enter__(self) -> Self:
         return self

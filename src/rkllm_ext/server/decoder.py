@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that are brought on together: passes that wait for no Python, and what becomes of their tokens meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from .._rkllm import Decoding
+from .answer import Answer
+
+if TYPE_CHECKING:
+    from .engine import Counters
+
+_MOST_PASSES = 64  # between two looks at everything else; a new request, or one that ends, makes it fewer
+
+
+class Decoder:
+    """Chooses the tokens of the answers of one engine. Used by the engine's thread, but for `interrupt`.
+
+    A thread of its own computes pass after pass, and chooses tokens, without Python's lock; meanwhile the engine's
+    thread makes texts and events of the passes before. So an answer that ends by its text is noticed when its next
+    token is being computed: that token is dropped.
+
+    Parameters
+    ----------
+    name : str
+        Of the thread.
+    counters : Counters
+        The engine's.
+    fail : callable
+        Called with an answer and what went wrong with it.
+    """
+
+    def __init__(self, name: str, counters: Counters, fail: Callable[[Answer, Exception], None]) -> None:
+        self._counters = counters
+        self._fail = fail
+        self._current: Decoding | None = None
+        self._interrupted = False
+        self._todo: SimpleQueue[Decoding | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._compute, name=name, daemon=True)
+        self._thread.start()
+
+    def interrupt(self) -> None:
+        """Let `advance` return behind the present pass: there is something else to do. Any thread may call it."""
+        self._interrupted = True  # before the look at what is being computed: see _run
+        current = self._current
+        if current is not None:
+            current.stop()
+
+    def ready(self) -> None:
+        """Forget interruptions: whoever calls this looks at everything now."""
+        self._interrupted = False
+
+    def advance(self, active: Sequence[Answer]) -> None:
+        """Bring answers on whose prompts have been computed: by a token, or until something else is to be done."""
+        ready = [answer for answer in active if answer.is_ready and not answer.is_over]
+        for answer in ready:
+            if answer.next_token is None:
+                self._guarded(answer, answer.choose)
+        company = [answer for answer in ready if self._guarded(answer, answer.prepare)]
+        for answer in active:
+            answer.deliver()
+        if not company:
+            return
+        free = len(ready) == len(active) and all(answer.is_free for answer in company)
+        most = min([_MOST_PASSES, *(answer.room for answer in company)]) if free else 1
+        self._run(company, most)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._todo.put(None)
+        self._thread.join()
+
+    def _compute(self) -> None:
+        while (decoding := self._todo.get()) is not None:
+            decoding.run()
+
+    def _run(self, company: Sequence[Answer], most: int) -> None:
+        decoding = Decoding(
+            [answer.session for answer in company],
+            [answer.next_token for answer in company if answer.next_token is not None],
+            [answer.mask for answer in company],
+            [answer.ends for answer in company],
+            most,
+        )
+        self._current = decoding
+        if self._interrupted:
+            decoding.stop()
+        try:
+            if most > 1:
+                self._todo.put(decoding)
+            else:
+                decoding.run()
+            while passes := decoding.take():
+                self._take(company, passes)
+                if self._is_enough(company):
+                    decoding.stop()
+        except Exception as error:  # those have lost their place; the engine itself goes on
+            without = [answer for answer in company if answer.next_token == -1]
+            for answer in without or company:
+                self._fail(answer, error)
+        finally:
+            self._current = None
+
+    def _take(self, company: Sequence[Answer], passes: Sequence[Sequence[int]]) -> None:
+        self._counters.steps += len(passes)
+        for tokens in passes:
+            for answer, token in zip(company, tokens):
+                if token < 0:
+                    answer.next_token = token  # and why is told at the end
+                elif not answer.is_over:
+                    self._guarded(answer, answer.take, token)
+        # Readers that wake up earlier would take turns with the rest of this on Python's lock.
+        for answer in company:
+            answer.deliver()
+
+    def _is_enough(self, company: Sequence[Answer]) -> bool:
+        now = time.monotonic()
+        return any(
+            answer.is_over or (answer.ticket.deadline is not None and now >= answer.ticket.deadline)
+            for answer in company
+        )
+
+    def _guarded(self, answer: Answer, function: Callable[..., bool | None], *arguments: int) -> bool | None:
+        # What goes wrong with one answer is that answer's.
+        before = answer.produced
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self._fail(answer, error)
+            return None
+        finally:
+            self._counters.completion_tokens += answer.produced - before
