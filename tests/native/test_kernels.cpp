@@ -284,6 +284,43 @@ void merged_softmaxes_agree(const Kernels& table) {
   for (size_t i = 0; i < 48; i++) CHECK(std::fabs(mixed[i] - (double(a[i]) * factor + double(b[i]))) < 1e-6);
 }
 
+void roundings_agree(const Kernels& table) {
+  const Kernels scalar = kernels_of("scalar");
+  std::vector<float> weights = gaussians(4096);
+  for (size_t i = 0; i < 256; i++) weights[i] = float(int(i % 33) - 16) / 2.0f;  // ties
+  for (int group : {16, 32, 128, 4096}) {
+    const size_t n = weights.size() / size_t(group);
+    std::vector<float> expected(n), found(n);
+    CHECK(scalar.peaks(weights.data(), group, int(n), expected.data()));
+    CHECK(table.peaks(weights.data(), group, int(n), found.data()));
+    CHECK(same_bits(found, expected));
+    std::vector<int8_t> codes(weights.size()), others(weights.size());
+    for (float divisor : {-8.0f, 127.0f, 1e30f, 0.0f, 1e-45f}) {
+      const auto kernel = [&](const Kernels& k) { return divisor == -8.0f ? k.codes_4 : k.codes_8; };
+      for (size_t g = 0; g < n; g++) {
+        const float scale = std::fabs(divisor) < 1e-3f ? divisor : expected[g] / divisor;
+        kernel(scalar)(weights.data() + g * size_t(group), group, scale, codes.data() + g * size_t(group));
+        kernel(table)(weights.data() + g * size_t(group), group, scale, others.data() + g * size_t(group));
+      }
+      CHECK(codes == others);
+    }
+  }
+  float signs[16] = {0.0f, -2.0f, 2.0f}, peak = 0.0f;
+  CHECK(table.peaks(signs, 16, 1, &peak) && peak == -2.0f);  // the first of two
+  int8_t codes[16];
+  for (float scale : {0.0f, 1e-45f}) {
+    table.codes_4(signs, 16, scale, codes);
+    for (int8_t code : codes) CHECK(code == 8);
+  }
+  for (float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+    for (size_t at : {size_t(0), size_t(77)}) {
+      std::vector<float> wrong(128, 1.0f), out(4);
+      wrong[at] = bad;
+      CHECK(!table.peaks(wrong.data(), 32, 4, out.data()));
+    }
+  }
+}
+
 void halves_agree(const Kernels& table) {
   const Kernels scalar = kernels_of("scalar");
   std::vector<uint16_t> halves(65536);
@@ -422,6 +459,7 @@ int main() {
     for (float cap : {0.0f, 20.0f})
       for (bool scaled : {false, true}) softmaxes_agree(table, cap, scaled);
     merged_softmaxes_agree(table);
+    roundings_agree(table);
     halves_agree(table);
     silu_is_accurate(table);
     gelu_is_accurate(table);

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,21 @@ def quantize(
                 scale = np.float32(np.float16(scale))
             scales[row, index] = scale
             for col in span:
-                code = 0 if scale == 0 else round(float(weights[row, col] / scale))
-                low, high = (-8, 7) if bits == 4 else (-127, 127)
-                codes[row, col] = min(max(code, low), high) + (8 if bits == 4 else 0)
+                codes[row, col] = (code_4 if bits == 4 else code_8)(weights[row, col], scale)
     return codes, scales
+
+
+def code_4(weight: np.float32, scale: np.float32) -> int:
+    """Ties go up: towards code 15."""
+    with np.errstate(divide="ignore", over="ignore"):
+        reciprocal = np.float32(1) / scale
+    if not np.isfinite(reciprocal):
+        return 8
+    product = np.float32(weight * reciprocal)
+    return min(max(math.floor(np.float32(product + np.float32(8.5))), 0), 15)
+
+
+def code_8(weight: np.float32, scale: np.float32) -> int:
+    """Ties go to even."""
+    code = 0 if scale == 0 else round(float(weight / scale))
+    return min(max(code, -127), 127)

@@ -66,6 +66,29 @@ def test_half_and_brain_floats_are_taken_as_they_are_stored(format: _rkllm.Forma
             assert bytes(_rkllm.quantize(format.name, stored)) == expected, (rows, cols, stored.dtype)
 
 
+def test_four_bits_in_groups_of_32_are_the_codes_and_scales_of_llama_cpp() -> None:
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(3)
+    cols = 96
+    grid = rng.integers(-15, 16, (64, cols)) * np.exp2(rng.integers(-9, 3, (64, 1)))  # half of all codes are ties
+    odd_grid = rng.integers(-16, 17, (512, cols)) / 2 * rng.uniform(0.01, 3, (512, 1)).astype(np.float16)
+    edges = [
+        np.resize([-8, -7.5, -6.5, -0.5, 0.5, 1.5, 2.5, 6.5, 7.5, 8], cols),
+        np.resize([8, -7.5, -6.5, -0.5, 0.5, 1.5, 2.5, 6.5, 7.5, -8], cols),
+        np.full(cols, 65504),
+        np.resize([-65504, 65504, 1], cols),
+        np.zeros(cols),
+        np.full(cols, -0.0),
+        np.resize([0.001, 6e-8, -6e-8], cols),
+    ]
+    for values in (rng.standard_normal((512, cols)), rng.standard_normal((512, cols)) * 1e-2, grid, odd_grid, edges):
+        weights = np.array(values, np.float16)
+        blocks = gguf.quantize(weights.astype(np.float32), gguf.GGMLQuantizationType.Q4_0).reshape(-1, 18)
+        scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32).reshape(len(weights), -1)
+        codes = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1).astype(np.int8).reshape(weights.shape)
+        assert bytes(_rkllm.quantize("w4a16_g32", weights)) == bytes(_rkllm.pack("w4a16_g32", codes, scales))
+
+
 @pytest.mark.parametrize("format", [format for format in ALL if not format.scale_bits], ids=lambda format: format.name)
 def test_float_formats_are_packed(format: _rkllm.Format) -> None:
     for rows, cols in shapes(format):

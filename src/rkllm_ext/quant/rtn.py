@@ -2,8 +2,12 @@
 """Round to nearest, symmetric: the ``normal`` algorithm.
 
 For each row or group, 4 bits: ``scale = w[argmax |w|] / -8`` (with its sign, so that the code 0 is used and one end of
-the codes is met exactly) and ``code = round(w / scale) + 8``; 8 bits: ``scale = max |w| / 127``, ``code =
-round(w / scale)``. Scales that the file keeps as f16 are rounded to it before the codes are computed. Ties go to even.
+the codes is met exactly) and ``code = floor(w * (1 / scale) + 8.5)``, each step rounded to float32; 8 bits: ``scale =
+max |w| / 127``, ``code = round(w / scale)``, ties to even. Scales that the file keeps as f16 are rounded to it before
+the codes are computed.
+
+Ties of 4 bits go up because those of llama.cpp's Q4_0 do, whose codes these are: models that were rounded to a coarse
+grid before have many, and their perplexity suffers from ties that go to even.
 """
 
 from __future__ import annotations
@@ -70,11 +74,20 @@ def stored_scales(scales: Float32, format: Format) -> Float32:
 
 
 def signed_codes(block: Float32, scale: Float32, format: Format) -> Float32:
-    """Return the nearest codes, around 0, of weights [rows, groups, group] for scales [rows, groups]."""
-    divisor = np.where(scale == 0, np.float32(np.inf), scale)  # a scale of zero: every code is that of zero
+    """Return the nearest codes, around 0, of weights [rows, groups, group] for scales [rows, groups].
+
+    A scale of zero, and for 4 bits one without a reciprocal, makes every code that of zero.
+    """
     low, high = LIMITS[format.bits]
-    codes: Float32 = np.clip(np.rint(block / divisor[..., None]), low, high)
-    return codes
+    codes: Float32
+    if format.bits == 4:
+        with np.errstate(divide="ignore", over="ignore"):
+            reciprocal = np.float32(1) / scale
+        reciprocal = np.where(np.isfinite(reciprocal), reciprocal, np.float32(0))
+        codes = np.floor(block * reciprocal[..., None] + np.float32(8.5)) - np.float32(8)
+    else:
+        codes = np.rint(block / np.where(scale == 0, np.float32(np.inf), scale)[..., None])
+    return np.clip(codes, low, high, out=codes)
 
 
 def nearest(weights: Float32, scales: Float32, format: Format) -> Float32:

@@ -40,6 +40,7 @@ inline F mul(F x, F y) { return _mm512_mul_ps(x, y); }
 inline F div(F x, F y) { return _mm512_div_ps(x, y); }
 inline F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
 inline F max(F x, F y) { return _mm512_max_ps(x, y); }
+inline F min(F x, F y) { return _mm512_min_ps(x, y); }
 
 inline float sum(F v) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
@@ -63,6 +64,7 @@ inline I shift_right_8(I v) { return _mm512_srai_epi32(v, 8); }
 inline void store_bytes(int8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v)); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 inline I to_int(F v) { return _mm512_cvtps_epi32(v); }
+inline I truncate(F v) { return _mm512_cvttps_epi32(v); }
 
 inline F exponent(F p, I n) {
   const I bits = _mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23);

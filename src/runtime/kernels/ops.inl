@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels, written once over the vector types of the including file, which defines in an anonymous namespace:
-//   F 16 floats:  load store splat add sub mul div fma max sum maximum to_int load_half store_half load_s8,
+//   F 16 floats:  load store splat add sub mul div fma max min sum maximum to_int truncate load_half store_half
+//                 load_s8,
 //                 exponent(p, n) = p * 2^n
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4); kSignedOffset: what prepare_s8 adds;
@@ -259,6 +260,46 @@ void to_half(const float* x, uint16_t* out, int n) {
 
 void from_half(const uint16_t* x, float* out, int n) {
   for (int i = 0; i < n; i += 16) store(out + i, load_half(x + i));
+}
+
+// ---- weights to codes -----------------------------------------------------------------------------------------------
+
+bool peaks(const float* w, int group, int n_groups, float* out) {
+  const F zero = splat(0.0f);
+  F wrong = zero;  // what is not finite makes it NaN
+  for (int g = 0; g < n_groups; g++, w += group) {
+    F most = load(w), least = most;
+    for (int i = 0; i < group; i += 16) {
+      const F v = load(w + i);
+      most = max(v, most);
+      least = min(v, least);
+      wrong = fma(v, zero, wrong);
+    }
+    const float up = maximum(most), down = maximum(sub(zero, least));
+    out[g] = up > down ? up : -down;
+    if (up != down) continue;
+    int first = 0;  // both signs: the first one counts
+    while (first < group && w[first] != up && w[first] != -up) first++;
+    if (first < group) out[g] = w[first];
+  }
+  return sum(wrong) == 0.0f;
+}
+
+// To nearest, ties to even. A scale of 0 makes every code 0.
+void codes_8(const float* w, int n, float scale, int8_t* out) {
+  const F divisor = splat(scale == 0.0f ? __builtin_inff() : scale), end = splat(127.0f), begin = splat(-127.0f);
+  for (int i = 0; i < n; i += 16)
+    store_bytes(out + i, to_int(max(min(div(load(w + i), divisor), end), begin)));
+}
+
+// floor(w * (1 / scale) + 8.5) with each step rounded to float, so that ties go up. A scale of 0, or of which there is
+// no reciprocal, makes every code 8.
+void codes_4(const float* w, int n, float scale, int8_t* out) {
+  const float reciprocal = 1.0f / scale;
+  const F factor = splat(reciprocal - reciprocal == 0.0f ? reciprocal : 0.0f);
+  const F half = splat(8.5f), end = splat(15.0f), begin = splat(0.0f);
+  for (int i = 0; i < n; i += 16)
+    store_bytes(out + i, truncate(max(min(add(mul(load(w + i), factor), half), end), begin)));
 }
 
 // ---- limits of the machine ------------------------------------------------------------------------------------------

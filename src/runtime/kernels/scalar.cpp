@@ -53,6 +53,7 @@ inline F mul(F a, F b) { return each([&](int i) { return a.lane[i] * b.lane[i]; 
 inline F div(F a, F b) { return each([&](int i) { return a.lane[i] / b.lane[i]; }); }
 inline F fma(F a, F b, F c) { return each([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); }); }
 inline F max(F a, F b) { return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; }); }
+inline F min(F a, F b) { return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; }); }
 
 // The fixed tree: lanes 8 apart, then 4, 2, 1.
 inline float sum(F a) {
@@ -84,6 +85,9 @@ inline I to_int(F a) {
     return r >= -2147483648.0f && r < 2147483648.0f ? int32_t(r) : INT32_MIN;
   });
 }
+
+// Towards zero, of numbers that an int32 holds.
+inline I truncate(F a) { return ieach([&](int i) { return int32_t(a.lane[i]); }); }
 
 // p * 2^n for 2^n in the range of normal floats.
 inline F exponent(F p, I n) {

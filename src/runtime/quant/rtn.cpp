@@ -105,53 +105,23 @@ bool is_finite(float value) { return (bits_of(value) & 0x7fffffffu) < 0x7f800000
 
 float magnitude(float value) { return from_bits(bits_of(value) & 0x7fffffffu); }
 
-// Scales of a row, one per group, as the file keeps them. Returns the first largest weight that is not finite, or 0.
-float scales_of(const Format& format, const float* w, int64_t cols, RoundingScratch& scratch) {
-  const int64_t group = format.group ? format.group : cols, n = cols / group;
-  for (int64_t g = 0; g < n; g++) {
-    const float top = largest(w + g * group, group);
-    if (!is_finite(top)) return top;
-    const float scale = format.bits == 4 ? top / -8.0f : magnitude(top) / 127.0f;
-    scratch.scales[size_t(g)] = scale;
-    if (format.scale_bits == 16)
-      scratch.scales[size_t(g)] = scale > kF16Max ? kF16Max : scale < -kF16Max ? -kF16Max : scale;
+// Scales of a row, one per group, as the file keeps them, from a row padded with zeros to whole kernels. Returns a
+// largest weight that is not finite, or 0.
+float scales_of(const Format& format, const float* w, int group, int n, RoundingScratch& scratch) {
+  float* scales = scratch.scales.data();
+  if (!kernels().peaks(w, group, n, scales)) return largest(w, int64_t(n) * group);
+  for (int g = 0; g < n; g++) {
+    const float scale = format.bits == 4 ? scales[g] / -8.0f : magnitude(scales[g]) / 127.0f;
+    scales[g] = scale;
+    if (format.scale_bits == 16) scales[g] = scale > kF16Max ? kF16Max : scale < -kF16Max ? -kF16Max : scale;
   }
   if (format.scale_bits == 16) {
     const int padded = int(round_up(n, kLanes));
-    kernels().to_half(scratch.scales.data(), scratch.halves.data(), padded);
-    kernels().from_half(scratch.halves.data(), scratch.scales.data(), padded);
+    kernels().to_half(scales, scratch.halves.data(), padded);
+    kernels().from_half(scratch.halves.data(), scales, padded);
   }
   return 0.0f;
 }
-
-// code = round(w / scale), ties to even, within the codes of the format. A scale of 0 makes every code that of zero.
-struct Rounding {
-  float low, high;
-  int32_t offset;  // from the bits of a shifted number to its code
-
-  // Adding 1.5 * 2^23 leaves a number of small magnitude, rounded, in the low bits of the sum.
-  static constexpr float kShift = 12582912.0f;
-
-  explicit Rounding(const Format& format)
-      : low(format.bits == 4 ? -8.0f : -127.0f),
-        high(format.bits == 4 ? 7.0f : 127.0f),
-        offset(int32_t(bits_of(kShift)) - (format.bits == 4 ? 8 : 0)) {}
-
-  int8_t code(float w, float divisor) const {
-    float code = w / divisor;
-    code = code < low ? low : code;
-    code = code > high ? high : code;
-    return int8_t(int32_t(bits_of(code + kShift)) - offset);
-  }
-
-  void group(const float* w, int64_t n, float scale, int8_t* codes) const {
-    const float divisor = scale == 0.0f ? std::numeric_limits<float>::infinity() : scale;
-    int64_t k = 0;
-    for (; k + 2 * kLanes <= n; k += 2 * kLanes)
-      for (int i = 0; i < 2 * kLanes; i++) codes[k + i] = code(w[k + i], divisor);
-    for (; k < n; k++) codes[k] = code(w[k], divisor);
-  }
-};
 
 // The codes of 16 rows to their places in the tile: four neighbouring columns are four neighbouring bytes.
 void interleave_codes(const Format& format, const int8_t* codes, int64_t stride, int64_t k_padded, uint8_t* tile) {
@@ -218,22 +188,25 @@ RowProblem pack_floats(const Format& format, const SourceMatrix& matrix, int64_t
 
 RowProblem pack_codes(const Format& format, const Layout& layout, const SourceMatrix& matrix, int64_t first_row,
                       int64_t n_rows, RoundingScratch& scratch, uint8_t* tile, uint8_t* scales) {
-  const int64_t cols = matrix.cols, group = format.group ? format.group : cols, stride = layout.k + 32;
-  const Rounding rounding(format);
-  const size_t padded = size_t(round_up(cols, kLanes));
-  scratch.weights.resize(padded);
-  scratch.scales.resize(padded);
-  scratch.halves.resize(padded);
+  const int64_t cols = matrix.cols, padded = round_up(cols, kLanes), stride = layout.k + 32;
+  const int group = int(format.group ? format.group : padded), n_groups = int(padded / group);
+  const auto to_codes = format.bits == 4 ? kernels().codes_4 : kernels().codes_8;
+  scratch.weights.assign(size_t(padded), 0.0f);
+  scratch.scales.resize(size_t(round_up(n_groups, kLanes)));
+  scratch.halves.resize(scratch.scales.size());
   scratch.codes.assign(size_t(kTile * stride), format.bits == 4 ? 8 : 0);  // padding is the code of zero
   if (n_rows < kTile) memset(scales, 0, size_t(layout.scale_stride));
   for (int64_t lane = 0; lane < n_rows; lane++) {
     const float* w = floats_of(matrix, first_row + lane, 0, cols, scratch.weights.data());
-    const float bad = scales_of(format, w, cols, scratch);
+    if (padded != cols && w != scratch.weights.data()) {
+      memcpy(scratch.weights.data(), w, size_t(cols) * sizeof(float));
+      w = scratch.weights.data();
+    }
+    const float bad = scales_of(format, w, group, n_groups, scratch);
     if (bad != 0.0f) return {RowProblem::NOT_FINITE, first_row + lane, bad};
     int8_t* codes = scratch.codes.data() + lane * stride;
-    for (int64_t g = 0; g < cols / group; g++)
-      rounding.group(w + g * group, group, scratch.scales[size_t(g)], codes + g * group);
-    put_scales(format, scratch, cols / group, lane, scales);
+    for (int g = 0; g < n_groups; g++) to_codes(w + g * group, group, scratch.scales[size_t(g)], codes + g * group);
+    put_scales(format, scratch, n_groups, lane, scales);
   }
   interleave_codes(format, scratch.codes.data(), stride, layout.k, tile);
   return {};
