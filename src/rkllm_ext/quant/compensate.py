@@ -11,6 +11,7 @@ scales given no row is worse than rounded to nearest, but for the rounding of th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ Float32 = NDArray[np.float32]
 
 _DAMPING = 0.05  # of the mean of H's diagonal, added to it: what few texts say about H is not to be trusted to the end
 _BLOCK = 32  # columns whose corrections are handed on together, by one matrix product
+_SPAN = 256  # columns that a sweep changes before all others hear of it
 
 
 @dataclass(frozen=True)
@@ -138,30 +140,65 @@ def _rounded(values: Float32, scale: Float32, format: Format) -> Float32:
 
 def _sweep(weights: Float32, codes: Float32, scales: Float32, h: Float32, format: Format) -> tuple[Float32, Float32]:
     """Revisit each code and each scale once; H (W - Q)^T is carried along."""
-    rows, cols = weights.shape
+    cols = weights.shape[1]
     group = cols // scales.shape[1]
     code, scale = codes.T.copy(), scales.T.copy()  # [cols, rows], [groups, rows]
     pull = h @ (weights - dequantized(codes, scales)).T
-    diagonal = np.diag(h)
-    for first in range(0, cols, group):
-        s = scale[first // group]
-        for start in range(first, first + group, _BLOCK):
-            end = min(start + _BLOCK, first + group)
-            change = np.empty((end - start, rows), np.float32)
-            for j in range(start, end):
-                new = _rounded(code[j] * s + pull[j] / diagonal[j], s, format)
-                change[j - start] = (new - code[j]) * s
-                code[j] = new
-                pull[start:end] -= h[start:end, j, None] * change[j - start]
-            pull[:start] -= h[:start, start:end] @ change
-            pull[end:] -= h[end:, start:end] @ change
-        members = slice(first, first + group)
-        c = code[members]
-        curvature = np.einsum("ij,ij->j", c, h[members, members] @ c)
-        slope = np.einsum("ij,ij->j", c, pull[members])
-        new_s = rtn.stored_scales(s + slope / np.where(curvature <= 0, np.float32(np.inf), curvature), format)
-        step = new_s - s
-        step = np.where(step * (step * curvature - 2 * slope) < 0, step, np.float32(0))
-        scale[first // group] = s + step
-        pull -= h[:, members] @ (c * step)
+    for span in _spans(cols, group):
+        near, near_h = pull[span], h[span, span]
+        before = code[span] * _stretched(scale, group, span)
+        for first in range(span.start, span.stop, group):
+            members = slice(first - span.start, min(first + group, span.stop) - span.start)
+            index = first // group
+            _revisit_codes(code[span], scale[index], near, near_h, members, format)
+            if group <= _SPAN:
+                step = _scale_step(code[span][members], scale[index], near[members], near_h[members, members], format)
+                scale[index] += step
+                near -= near_h[:, members] @ (code[span][members] * step)
+        change = code[span] * _stretched(scale, group, span) - before
+        pull[: span.start] -= h[: span.start, span] @ change
+        pull[span.stop :] -= h[span.stop :, span] @ change
+        if group > _SPAN and span.stop % group == 0:
+            members, index = slice(span.stop - group, span.stop), span.start // group
+            step = _scale_step(code[members], scale[index], pull[members], h[members, members], format)
+            scale[index] += step
+            pull -= h[:, members] @ (code[members] * step)
     return np.ascontiguousarray(code.T), np.ascontiguousarray(scale.T)
+
+
+def _spans(cols: int, group: int) -> Iterator[slice]:
+    """Yield columns that are worked on while they are in the cache: several groups, or a part of one."""
+    step = _SPAN // group * group or _SPAN
+    unit = cols if group <= _SPAN else group
+    for first in range(0, cols, unit):
+        for start in range(first, first + unit, step):
+            yield slice(start, min(start + step, first + unit))
+
+
+def _stretched(scale: Float32, group: int, span: slice) -> Float32:
+    """Return the scales of the columns of a span, [columns, rows], from [groups, rows]."""
+    inside = scale[span.start // group : -(-span.stop // group)]
+    return np.repeat(inside, min(group, span.stop - span.start), axis=0)
+
+
+def _revisit_codes(code: Float32, s: Float32, pull: Float32, h: Float32, members: slice, format: Format) -> None:
+    """Revisit the codes of some columns of a span, which have one scale; `code`, `pull` and `h` are of the span."""
+    diagonal = np.diag(h)
+    for start in range(members.start, members.stop, _BLOCK):
+        end = min(start + _BLOCK, members.stop)
+        change = np.empty((end - start, code.shape[1]), np.float32)
+        for j in range(start, end):
+            new = _rounded(code[j] * s + pull[j] / diagonal[j], s, format)
+            change[j - start] = (new - code[j]) * s
+            code[j] = new
+            pull[start:end] -= h[start:end, j, None] * change[j - start]
+        pull[:start] -= h[:start, start:end] @ change
+        pull[end:] -= h[end:, start:end] @ change
+
+
+def _scale_step(code: Float32, s: Float32, pull: Float32, h: Float32, format: Format) -> Float32:
+    """Return what to add to a scale for its least squares, rounded as it is stored, or 0 where that is worse."""
+    curvature = np.einsum("ij,ij->j", code, h @ code)
+    slope = np.einsum("ij,ij->j", code, pull)
+    step = rtn.stored_scales(s + slope / np.where(curvature <= 0, np.float32(np.inf), curvature), format) - s
+    return np.where(step * (step * curvature - 2 * slope) < 0, step, np.float32(0))

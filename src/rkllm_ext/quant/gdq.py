@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from .torch_block import Tensors, block_forward, refuse_unknown_features
 
 if TYPE_CHECKING:
     from .._rkllm import Format
+
+_BLOCK = 1 << 16  # weights that are worked on at once on a processor
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Learner:
         scale = float((target - self._given).pow(2).mean()) or 1.0
         for step in range(steps):
             picked = self._picked()
-            rounded = {name.split(".", 2)[2]: each.weights() for name, each in matrices.items()}
+            rounded = {name.split(".", 2)[2]: each.weights(self._halves) for name, each in matrices.items()}
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._halves):
                 found = self._forward(layer, self._given[picked], {**tensors, **rounded})
             loss = ((found - target[picked]).pow(2) * _tamed(target[picked])).mean() / scale
@@ -211,25 +213,80 @@ class _Matrix:
         start = codes + np.clip(found.weights / wide - codes, -0.5, 0.5)  # in the cell of its code, next to the weight
         self._start = torch.from_numpy(start.astype(np.float32)).to(device)
         self._scales = torch.from_numpy(scales).to(device)
-        self._group = group
         self.offset = torch.zeros_like(self._start, requires_grad=True)
         self.factor = torch.ones_like(self._scales, requires_grad=True)
 
-    def weights(self) -> torch.Tensor:
-        scale = (self._scales * self.factor).repeat_interleave(self._group, dim=1)
-        return self._codes() * scale
-
-    def _codes(self) -> torch.Tensor:
-        exact = self._start / self.factor.repeat_interleave(self._group, dim=1) + self.offset
-        rounded = exact + (exact.round() - exact).detach()
-        return rounded.clamp(*self._limits)
+    def weights(self, halves: bool = False) -> torch.Tensor:
+        """Return the weights, as bfloat16 if `halves`; gradients reach `offset` and `factor`."""
+        dtype = torch.bfloat16 if halves else torch.float32
+        found: torch.Tensor = _Weights.apply(self.offset, self.factor, self._start, self._scales, self._limits, dtype)
+        return found
 
     def quantized(self, first: Quantized) -> Quantized:
         with torch.no_grad():
-            codes = self._codes().round().cpu().numpy()
+            codes = rounded_codes(self._start, self.offset, self.factor, self._limits).cpu().numpy()
             scales = rtn.stored_scales((self._scales * self.factor).cpu().numpy(), self._format)
         kept = scales if self._format.group else scales[:, 0]
         return replace(first, codes=rtn.as_stored(codes, self._format), scales=np.ascontiguousarray(kept))
+
+
+class _Weights(torch.autograd.Function):
+    """scale * factor * round(start / factor + offset) with the gradients that it has without the rounding.
+
+    By blocks of rows, so that what lies between is in the cache: the matrices are read and written once.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        offset: torch.Tensor,
+        factor: torch.Tensor,
+        start: torch.Tensor,
+        scales: torch.Tensor,
+        limits: tuple[float, float],
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(offset, factor, start, scales)
+        ctx.limits = limits
+        out = torch.empty_like(start, dtype=dtype)
+        for rows in _row_blocks(start):
+            codes = rounded_codes(start[rows], offset[rows], factor[rows], limits)
+            out[rows] = (_grouped(codes, factor) * (scales[rows] * factor[rows])[..., None]).flatten(1)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        offset, factor, start, scales = ctx.saved_tensors
+        of_offset, of_factor = torch.empty_like(offset), torch.empty_like(factor)
+        for rows in _row_blocks(start):
+            f, s = factor[rows, :, None], scales[rows, :, None]
+            begun = _grouped(start[rows], factor) / f
+            exact = (begun + _grouped(offset[rows], factor)).round_()
+            codes = exact.clamp(*ctx.limits)
+            slope = _grouped(gradient[rows].float(), factor)
+            # What is cut off at the ends of the codes does not move; d exact / d factor is -begun / factor.
+            moved = (slope * (s * f)).mul_(codes == exact)
+            of_offset[rows] = moved.flatten(1)
+            of_factor[rows] = ((slope * codes).sum(-1, keepdim=True) * s - (moved * begun).sum(-1, keepdim=True) / f)[..., 0]
+        return of_offset, of_factor, None, None, None, None
+
+
+def rounded_codes(
+    start: torch.Tensor, offset: torch.Tensor, factor: torch.Tensor, limits: tuple[float, float]
+) -> torch.Tensor:
+    """Return round(start / factor + offset) within the limits, [rows, cols]."""
+    begun = (_grouped(start, factor) / factor[..., None]).flatten(1)
+    return begun.add_(offset).round_().clamp_(*limits)
+
+
+def _grouped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a matrix as [rows, groups, group] for the groups of `like` [rows, groups]."""
+    return x.unflatten(1, (like.shape[1], -1))
+
+
+def _row_blocks(x: torch.Tensor) -> Iterator[slice]:
+    step = len(x) if x.device.type == "cuda" else max(1, _BLOCK // x.shape[1])
+    return (slice(first, first + step) for first in range(0, len(x), step))
 
 
 def multiplies_halves(device: torch.device) -> bool:
