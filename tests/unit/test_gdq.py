@@ -11,7 +11,7 @@ import pytest
 
 import rkllm_ext
 from rkllm_ext.errors import InvalidArgumentError, UnsupportedModelError
-from rkllm_ext.quant import qparams
+from rkllm_ext.quant import qparams, rtn
 from rkllm_ext.quant.formats import formats
 from rkllm_ext.quant.level1 import Block, Quantized
 from rkllm_ext.quant.plan import plan
@@ -122,19 +122,41 @@ def test_the_best_of_nearest_level_1_and_learned_is_kept(tiny_llama: Path) -> No
 
 
 def test_learning_lowers_what_it_descends() -> None:
-    # One matrix of one row: the mean of two outputs is met by codes that are not the nearest ones.
+    # One matrix of one row: the sum of its weights is met by codes that are not the nearest ones.
     format = formats()["w4a16"]
-    weights = np.array([[0.4, 0.4, 0.4, 0.4]], np.float32)
+    weights = np.array([[0.45, 0.4, 0.2, 0.15]], np.float32)
     first = Quantized(weights, np.full((1, 4), 8, np.int8), np.ones(1, np.float32), "nearest", 1.0)
     matrix = gdq._Matrix(first, format, torch.device("cpu"))
     assert np.array_equal(matrix.quantized(first).codes, first.codes)
     for step in range(20):
-        loss = (matrix.weights().sum() - 1.6).square()
-        (gradient,) = torch.autograd.grad(loss, [matrix.offset])
-        with torch.no_grad():
-            matrix.offset -= 0.1 * (1 - step / 20) * gradient.sign() * torch.tensor([[1.0, 0.8, 0.3, 0.1]])
-    found = gdq.signed(matrix.quantized(first), format)[0]
-    assert abs(found.sum() - 1.6) < 1.6 - 0.4  # all zero is off by 1.6, the best codes by 0.4
+        found = matrix.weights().requires_grad_()
+        (gradient,) = torch.autograd.grad((found.sum() - 1.2).square(), [found])
+        matrix.descend(gradient, 0.02 * (1 - step / 20), 0.0)
+    codes = gdq.signed(matrix.quantized(first), format)[0]
+    assert abs(codes.sum() - 1.2) < 1  # all zero is off by 1.2, the best codes by 0.2
+
+
+@pytest.mark.parametrize("name", ["w4a16", "w4a16_g32"])
+def test_offsets_and_factors_move_against_the_gradients_that_there_are_without_rounding(name: str) -> None:
+    format, rng = formats()[name], np.random.default_rng(0)
+    weights = rng.standard_normal((6, 64)).astype(np.float32)
+    codes, scales = rtn.quantize(weights, format)
+    scales = scales * np.float32(0.7)  # some weights are beyond the ends of the codes
+    first = Quantized(weights, codes, scales, "nearest", 1.0)
+    slope = torch.from_numpy(rng.standard_normal((6, 64)).astype(np.float32))
+    matrix = gdq._Matrix(first, format, torch.device("cpu"))
+    start, kept = matrix._start, torch.from_numpy(scales).reshape(6, -1)
+    offset = torch.zeros_like(start, requires_grad=True)
+    factor = torch.ones_like(kept, requires_grad=True)
+    wide = factor.repeat_interleave(64 // kept.shape[1], dim=1)
+    exact = start / wide + offset
+    passed = (exact + (exact.round() - exact).detach()).clamp(-8, 7)
+    found = passed * kept.repeat_interleave(64 // kept.shape[1], dim=1) * wide
+    assert torch.equal(found.detach(), matrix.weights())
+    expected = torch.autograd.grad((found * slope).sum(), [offset, factor])
+    matrix.descend(slope, 0.5, 0.25)
+    assert torch.equal(matrix._offset, -0.5 * expected[0].sign())
+    assert torch.equal(matrix._factor, 1 - 0.25 * expected[1].sign())
 
 
 def test_the_same_seed_gives_the_same_codes(tiny_llama: Path) -> None:

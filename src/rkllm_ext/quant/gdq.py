@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -138,20 +138,19 @@ class Learner:
     def _learned(self, layer: int, weights: Mapping[str, Float32], first: Block) -> Block:
         matrices = {name: _Matrix(each, self._formats[name], self._device) for name, each in first.quantized.items()}
         tensors = self._tensors(layer, stored(weights, first, self._formats))
-        parameters = [parameter for each in matrices.values() for parameter in (each.offset, each.factor)]
         target, steps = self._float, self._settings.steps
         scale = float((target - self._given).pow(2).mean()) or 1.0
         for step in range(steps):
             picked = self._picked()
-            rounded = {name.split(".", 2)[2]: each.weights(self._halves) for name, each in matrices.items()}
+            rounded = {name: each.weights(self._halves).requires_grad_() for name, each in matrices.items()}
+            short = {name.split(".", 2)[2]: each for name, each in rounded.items()}
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._halves):
-                found = self._forward(layer, self._given[picked], {**tensors, **rounded})
+                found = self._forward(layer, self._given[picked], {**tensors, **short})
             loss = ((found - target[picked]).pow(2) * _tamed(target[picked])).mean() / scale
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(loss, list(rounded.values()))
             share = 2 * (1 - step / steps) / steps  # falls to 0; all steps together make 1
-            with torch.no_grad():
-                for parameter, gradient, reach in zip(parameters, gradients, self._reaches(len(matrices))):
-                    parameter -= reach * share * gradient.sign()
+            for each, gradient in zip(matrices.values(), gradients):
+                each.descend(gradient, self._settings.reach * share, self._settings.scale_reach * share)
             self._progress()
         quantized = {name: each.quantized(first.quantized[name]) for name, each in matrices.items()}
         return replace(first, quantized=quantized)
@@ -159,9 +158,6 @@ class Learner:
     def _picked(self) -> torch.Tensor:
         order = torch.randperm(len(self._fitted), generator=self._random)[: self._settings.batch]
         return torch.tensor(self._fitted)[order].to(self._device)
-
-    def _reaches(self, n: int) -> list[float]:
-        return [self._settings.reach, self._settings.scale_reach] * n
 
     # ---- running a block --------------------------------------------------------------------------------------------
 
@@ -213,78 +209,48 @@ class _Matrix:
         start = codes + np.clip(found.weights / wide - codes, -0.5, 0.5)  # in the cell of its code, next to the weight
         self._start = torch.from_numpy(start.astype(np.float32)).to(device)
         self._scales = torch.from_numpy(scales).to(device)
-        self.offset = torch.zeros_like(self._start, requires_grad=True)
-        self.factor = torch.ones_like(self._scales, requires_grad=True)
+        self._offset = torch.zeros_like(self._start)
+        self._factor = torch.ones_like(self._scales)
 
     def weights(self, halves: bool = False) -> torch.Tensor:
-        """Return the weights, as bfloat16 if `halves`; gradients reach `offset` and `factor`."""
-        dtype = torch.bfloat16 if halves else torch.float32
-        found: torch.Tensor = _Weights.apply(self.offset, self.factor, self._start, self._scales, self._limits, dtype)
-        return found
+        """Return the weights, as bfloat16 if `halves`."""
+        out = torch.empty_like(self._start, dtype=torch.bfloat16 if halves else torch.float32)
+        for rows in _row_blocks(self._start):
+            scale = self._scales[rows] * self._factor[rows]
+            out[rows] = (self._grouped(self._codes(rows)) * scale[..., None]).flatten(1)
+        return out
+
+    def descend(self, gradient: torch.Tensor, reach: float, scale_reach: float) -> None:
+        """Move each offset and each factor against the sign of its gradient, for that of the weights."""
+        for rows in _row_blocks(self._start):
+            scale, factor = self._scales[rows, :, None], self._factor[rows, :, None]
+            begun = self._grouped(self._start[rows]) / factor
+            exact = (begun + self._grouped(self._offset[rows])).round_()
+            codes = exact.clamp(*self._limits)
+            slope = self._grouped(gradient[rows].float()) * scale
+            # As if nothing were rounded; what is cut off at the ends of the codes does not move.
+            of_codes = (slope * factor).mul_(codes == exact)
+            of_factor = (slope * codes).sum(-1) - (of_codes * begun).sum(-1) / factor[..., 0]
+            self._offset[rows] -= reach * of_codes.sign_().flatten(1)
+            self._factor[rows] -= scale_reach * of_factor.sign_()
+
+    def _codes(self, rows: slice = slice(None)) -> torch.Tensor:
+        begun = (self._grouped(self._start[rows]) / self._factor[rows, :, None]).flatten(1)
+        return begun.add_(self._offset[rows]).round_().clamp_(*self._limits)
+
+    def _grouped(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(1, (self._scales.shape[1], -1))
 
     def quantized(self, first: Quantized) -> Quantized:
         with torch.no_grad():
-            codes = rounded_codes(self._start, self.offset, self.factor, self._limits).cpu().numpy()
-            scales = rtn.stored_scales((self._scales * self.factor).cpu().numpy(), self._format)
+            codes = self._codes().cpu().numpy()
+            scales = rtn.stored_scales((self._scales * self._factor).cpu().numpy(), self._format)
         kept = scales if self._format.group else scales[:, 0]
         return replace(first, codes=rtn.as_stored(codes, self._format), scales=np.ascontiguousarray(kept))
 
 
-class _Weights(torch.autograd.Function):
-    """scale * factor * round(start / factor + offset) with the gradients that it has without the rounding.
-
-    By blocks of rows, so that what lies between is in the cache: the matrices are read and written once.
-    """
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        offset: torch.Tensor,
-        factor: torch.Tensor,
-        start: torch.Tensor,
-        scales: torch.Tensor,
-        limits: tuple[float, float],
-        dtype: torch.dtype,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(offset, factor, start, scales)
-        ctx.limits = limits
-        out = torch.empty_like(start, dtype=dtype)
-        for rows in _row_blocks(start):
-            codes = rounded_codes(start[rows], offset[rows], factor[rows], limits)
-            out[rows] = (_grouped(codes, factor) * (scales[rows] * factor[rows])[..., None]).flatten(1)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        offset, factor, start, scales = ctx.saved_tensors
-        of_offset, of_factor = torch.empty_like(offset), torch.empty_like(factor)
-        for rows in _row_blocks(start):
-            f, s = factor[rows, :, None], scales[rows, :, None]
-            begun = _grouped(start[rows], factor) / f
-            exact = (begun + _grouped(offset[rows], factor)).round_()
-            codes = exact.clamp(*ctx.limits)
-            slope = _grouped(gradient[rows].float(), factor)
-            # What is cut off at the ends of the codes does not move; d exact / d factor is -begun / factor.
-            moved = (slope * (s * f)).mul_(codes == exact)
-            of_offset[rows] = moved.flatten(1)
-            of_factor[rows] = ((slope * codes).sum(-1, keepdim=True) * s - (moved * begun).sum(-1, keepdim=True) / f)[..., 0]
-        return of_offset, of_factor, None, None, None, None
-
-
-def rounded_codes(
-    start: torch.Tensor, offset: torch.Tensor, factor: torch.Tensor, limits: tuple[float, float]
-) -> torch.Tensor:
-    """Return round(start / factor + offset) within the limits, [rows, cols]."""
-    begun = (_grouped(start, factor) / factor[..., None]).flatten(1)
-    return begun.add_(offset).round_().clamp_(*limits)
-
-
-def _grouped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a matrix as [rows, groups, group] for the groups of `like` [rows, groups]."""
-    return x.unflatten(1, (like.shape[1], -1))
-
-
 def _row_blocks(x: torch.Tensor) -> Iterator[slice]:
+    """Yield rows that are worked on while they are in a processor's cache."""
     step = len(x) if x.device.type == "cuda" else max(1, _BLOCK // x.shape[1])
     return (slice(first, first + step) for first in range(0, len(x), step))
 
