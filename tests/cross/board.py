@@ -21,15 +21,11 @@ SYSROOT = GCC_10 / "usr" / "aarch64-linux-gnu" if GCC_10.is_dir() else Path("/us
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 
 
-def strongest_isa() -> str:
-    """Return the last arm64 row of the list of instruction sets: what a processor with everything runs."""
-    rows = (REPO / "src" / "runtime" / "kernels" / "isa.def").read_text()
-    return re.findall(r"^ISA\((\w+), *aarch64,", rows, re.M)[-1]
-
-
+#: The arm64 rows of the list of instruction sets, weakest first.
+ISAS = re.findall(r"^ISA\((\w+), *aarch64,", (REPO / "src" / "runtime" / "kernels" / "isa.def").read_text(), re.M)
 #: Processor model -> the strongest instruction set it has: RK3576's big cores, RK3588's, all that the emulator knows
 #: (with cheap signatures of pointers, which take most of the time otherwise).
-PROCESSORS = {"cortex-a72": "neon", "cortex-a76": "dotprod", "max,pauth-impdef=on": strongest_isa()}
+PROCESSORS = {"cortex-a72": "neon", "cortex-a76": "dotprod", "max,pauth-impdef=on": ISAS[-1]}
 
 #: For modules that build for boards.
 needs_compiler = [
@@ -55,10 +51,12 @@ def run(*command: object, text: str | None = None, **environment: str) -> str:
     return done.stdout
 
 
-def emulate(processor: str, program: Path, *arguments: object, libraries: Path, text: str | None = None) -> str:
+def emulate(
+    processor: str, program: Path, *arguments: object, libraries: Path, text: str | None = None, **environment: str
+) -> str:
     """Return what a program for arm64 prints on a processor."""
     options = ["-cpu", processor, "-L", SYSROOT, "-E", f"LD_LIBRARY_PATH={libraries}"]
-    return run(EMULATOR, *options, program, *arguments, text=text)
+    return run(EMULATOR, *options, program, *arguments, text=text, **environment)
 
 
 def dynamic(file: Path, tag: str) -> list[str]:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from board import PREFIX, PROCESSORS, REPO, emulate, needs_compiler, needs_emulator, run
+from board import ISAS, PREFIX, PROCESSORS, REPO, emulate, needs_compiler, needs_emulator, run
 
 import rkllm_ext
 from rkllm_ext import _rkllm
@@ -59,6 +60,32 @@ def test_logits_are_those_of_this_machine(native: Path, models: list[Path], repo
         lines = [line.split() for line in emulate(processor, foreign, *models, libraries=native).splitlines()]
         assert {line[0] for line in lines} == {isa}
         assert [line[1:] for line in lines] == expected, processor
+
+
+def test_each_instruction_set_runs_on_the_processor_that_has_all(native: Path, models: list[Path], repo: Path) -> None:
+    out = native / "logits_program"
+    program = compile_program("logits_program", PREFIX + "gcc", native / "librkllmrt.so", repo, out)
+    assert ISAS[-2:] == ["dotprod", "smmla"]
+    found = []
+    for isa in ISAS:
+        printed = emulate("max,pauth-impdef=on", program, *models, libraries=native, RKLLM_EXT_ISA=isa)
+        lines = [line.split() for line in printed.splitlines()]
+        assert {line[0] for line in lines} == {isa}
+        found.append([line[1:] for line in lines])
+    assert len(found[0]) == len(models)
+    assert all(each == found[0] for each in found)
+
+
+def test_special_instructions_are_in_the_kernels_of_their_instruction_set_alone(native: Path) -> None:
+    objects = sorted((native / "CMakeFiles" / "rkllm_objects.dir").rglob("*.o"))
+    assert len(objects) > 50
+    found = {}
+    for path in objects:
+        listing = run(PREFIX + "objdump", "--disassemble", "--no-show-raw-insn", path)
+        special = set(re.findall(r"\s(sdot|udot|usdot|smmla|ummla|usmmla)\s", listing))
+        if special:
+            found[path.name] = special
+    assert found == {"dotprod.cpp.o": {"sdot"}, "smmla.cpp.o": {"sdot", "smmla"}}
 
 
 def test_sampled_tokens_are_those_of_this_machine(native: Path, repo: Path, tmp_path: Path) -> None:

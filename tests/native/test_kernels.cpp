@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every instruction set computes the same bits as the scalar definition, and the definition is right.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -129,7 +130,7 @@ void products_agree(const Format& format, int bits, int64_t rows, int64_t cols, 
         const double weight = weights[size_t(c)], value = x[size_t(t * cols + c)];
         const double half_step = format.is_float() ? 0.0 : 0.5 * expected_rows.scales[size_t(t * groups + c / group)];
         sum += weight * value;
-        bound += std::fabs(weight) * (half_step + 1e-6 * std::fabs(value));
+        bound += std::fabs(weight) * (half_step + 2e-6 * std::fabs(value));
       }
       CHECK(std::fabs(sum - expected[size_t(t * layout.tiles * 16 + r)]) <= 1.01 * bound + 1e-6);
     }
@@ -148,27 +149,28 @@ void products_agree(const Format& format, int bits, int64_t rows, int64_t cols, 
   }
 }
 
-// 4-bit weights and activations that are all at the ends of their ranges, where narrow sums are the largest.
-void extreme_codes_do_not_overflow(int8_t x, int weight) {
-  const Format& format = *find_format("w4a16");
-  const int k = 160, n = 5, groups = 2;
+// Weights and activations that are all at the ends of their ranges, where narrow sums are the largest.
+void extreme_codes_do_not_overflow(const char* name, int8_t x, int weight) {
+  const Format& format = *find_format(name);
+  const int k = 160, n = 15, group = format.group ? format.group : 128, groups = (k + group - 1) / group;
   const Layout layout = layout_of(format, 16, k);
-  const std::vector<int8_t> codes(size_t(16 * k), int8_t(weight));
+  const std::vector<int8_t> codes(size_t(16 * k), int8_t(format.bits == 4 ? weight + 8 : weight));
   std::vector<uint8_t> packed(size_t(layout.n_bytes));
-  pack(format, 16, k, codes.data(), std::vector<float>(16, 1.0f).data(), packed.data());
+  pack(format, 16, k, codes.data(), std::vector<float>(size_t(16 * groups), 1.0f).data(), packed.data());
   Rows rows(k, groups, n);
-  for (size_t t = 0; t < n; t++)
-    for (size_t g = 0; g < groups; g++) {
-      rows.scales[t * groups + g] = 1.0f;
-      rows.hi_sums[t * groups + g] = rows.lo_sums[t * groups + g] = x * (g ? k - 128 : 128);
+  for (int t = 0; t < n; t++)
+    for (int g = 0; g < groups; g++) {
+      const size_t at = size_t(t * groups + g);
+      rows.scales[at] = 1.0f;
+      rows.hi_sums[at] = rows.lo_sums[at] = x * std::min(group, k - g * group);
     }
   for (int8_t& code : rows.hi) code = x;
   for (int8_t& code : rows.lo) code = x;
   for (const char* isa : isas())
     for (int bits : {8, 16}) {
       const std::vector<float> bias(16, 0.0f);
-      const float expected = float(k * (weight - 8) * x * (bits == 16 ? 257 : 1));
-      for (float y : product(kernels_of(isa), format, bits, layout, k, packed, {}, rows, bias, 128, n))
+      const float expected = float(k * weight * x * (bits == 16 ? 257 : 1));
+      for (float y : product(kernels_of(isa), format, bits, layout, k, packed, {}, rows, bias, group, n))
         CHECK(y == expected);
     }
 }
@@ -445,13 +447,16 @@ int main() {
     for (ActivationType type : {ActivationType::AUTO, ActivationType::INT8}) {
       const int bits = activation_bits(*format, type);
       if (type != ActivationType::AUTO && bits == format->activation_bits) continue;
-      for (int n : {1, 2, 3, 5, 8, 11}) products_agree(*format, bits, 83, cols, n);
+      for (int n : {1, 2, 3, 5, 7, 8, 11}) products_agree(*format, bits, 83, cols, n);
       if (format->group <= 32) products_agree(*format, bits, 5, 96, 4);
       if (!format->group) products_agree(*format, bits, 33, 172, 3);  // columns that need padding
     }
   }
-  for (int x : {-128, -127, 127})
-    for (int weight : {0, 15}) extreme_codes_do_not_overflow(int8_t(x), weight);
+  for (int x : {-128, -127, 127}) {
+    for (int weight : {-8, 7}) extreme_codes_do_not_overflow("w4a16", int8_t(x), weight);
+    for (int weight : {-127, 127})
+      for (const char* name : {"w8a8", "w8a16_g32"}) extreme_codes_do_not_overflow(name, int8_t(x), weight);
+  }
   for (int n : {1, 2, 3, 5, 8}) byte_products_agree(5, 37, n);
   for (const char* isa : isas()) {
     const Kernels table = kernels_of(isa);

@@ -128,13 +128,17 @@ def test_a_gguf_adapter_gives_the_bits_of_the_peft_one(llm: Any) -> None:
     assert np.array_equal(llm.logits(IDS, lora="third"), llm.logits(IDS, lora="first"))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "w8a8", "w4a16_g32"])
+@pytest.mark.parametrize(
+    ("dtype", "activations"),
+    [("fp32", None), ("fp16", None), ("w8a8", None), ("w4a16_g32", None), ("w4a16", "int8"), ("w4a16_g32", "int8")],
+)
 def test_bits_depend_on_neither_threads_nor_chunks_nor_the_length_of_the_prompt(
-    tiny_llama: Path, converted: Converter, adapters: dict[str, Path], dtype: str
+    tiny_llama: Path, converted: Converter, adapters: dict[str, Path], dtype: str, activations: str | None
 ) -> None:
+    settings = {"max_context_len": 128, "activations": activations}
     found = []
     for n_threads, chunk in ((1, 64), (3, 64), (2, 1), (4, 7), (1, 300)):
-        with rkllm_ext.LLM(converted(tiny_llama, dtype), max_context_len=128, n_threads=n_threads) as llm:
+        with rkllm_ext.LLM(converted(tiny_llama, dtype), n_threads=n_threads, **settings) as llm:
             llm._handle.set_options({"prefill_chunk": chunk})
             llm.load_lora(adapters["second"], "it")
             found.append(llm.logits(IDS, lora="it"))
@@ -163,6 +167,33 @@ def test_a_session_with_an_adapter_has_the_logits_of_one_pass(llm: Any) -> None:
             rkllm_ext.step_together([one, plain, two], [int(token)] * 3)
         for session, lora in ((one, "first"), (plain, None), (two, "second")):
             assert np.array_equal(np.asarray(session.logits), llm.logits(IDS[:20], lora=lora)[-1])
+
+
+def test_an_adapter_adds_to_products_with_8_bit_activations_what_it_adds_to_others(
+    tiny_llama: Path, converted: Converter, adapters: dict[str, Path]
+) -> None:
+    changes = {}
+    for activations in ("auto", "int8"):
+        path = converted(tiny_llama, "w4a16_g32")
+        with rkllm_ext.LLM(path, max_context_len=128, activations=activations) as llm:
+            llm.load_lora(adapters["first"], "it")
+            changes[activations] = llm.logits(IDS, lora="it") - llm.logits(IDS)
+    wide, narrow = changes["auto"], changes["int8"]
+    assert 0 < np.abs(narrow - wide).max() < 0.05 * np.abs(wide).max()
+
+
+def test_sessions_with_8_bit_activations_and_adapters_have_the_logits_of_one_pass(
+    tiny_llama: Path, converted: Converter, adapters: dict[str, Path]
+) -> None:
+    with rkllm_ext.LLM(converted(tiny_llama, "w4a16_g32"), max_context_len=128, activations="int8") as llm:
+        llm.load_lora(adapters["first"], "it")
+        with llm.session(lora="it") as one, llm.session() as plain:
+            one.prefill(IDS[:10])
+            plain.prefill(IDS[:10])
+            for token in IDS[10:20]:
+                rkllm_ext.step_together([one, plain], [int(token)] * 2)
+            assert np.array_equal(np.asarray(one.logits), llm.logits(IDS[:20], lora="it")[-1])
+            assert np.array_equal(np.asarray(plain.logits), llm.logits(IDS[:20])[-1])
 
 
 def test_hidden_states_are_those_behind_the_adapter(llm: Any, tiny_llama: Path) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adapters import random_pairs, write_peft
 from models import FORMATS, SHARED, Converter, logits_do_not_depend_on_threads_or_chunks, some_ids
 
 import rkllm_ext
 from rkllm_ext import _rkllm
+from rkllm_ext.lora import convert_lora
 
 #: Checkpoints by the formats that fit their dimensions.
 SOURCES = {
@@ -74,37 +76,51 @@ import rkllm_ext
 from rkllm_ext import _rkllm
 sums = {}
 for case in sys.argv[1:]:
-    path, _, activations = case.partition("@")
+    path, activations, adapter = case.split("@")
     with rkllm_ext.LLM(path, max_context_len=80, activations=activations or None) as llm:
         assert llm.info.isa == _rkllm.active_isa()
+        lora = "it" if adapter else None
+        if lora:
+            llm.load_lora(adapter, lora)
         ids = np.random.default_rng(4).integers(0, llm.info.vocab_size, 70).astype(np.int32)
-        answer = llm.generate(ids[:30], seed=5, temperature=1.0, max_new_tokens=20, ignore_eos=True)
-        sums[case] = hashlib.sha256(llm.logits(ids).tobytes() + answer.token_ids.tobytes()).hexdigest()
+        answer = llm.generate(ids[:30], seed=5, temperature=1.0, max_new_tokens=20, ignore_eos=True, lora=lora)
+        sums[case] = hashlib.sha256(llm.logits(ids, lora=lora).tobytes() + answer.token_ids.tobytes()).hexdigest()
 print(json.dumps([_rkllm.active_isa(), sums]))
 """
 
 
-def run_with_isa(isa: str, paths: list[Path]) -> subprocess.CompletedProcess[str]:
-    cases = [f"{path}{kind}" for path in paths for kind in ("", "@int8") if not kind or "w4a16" in path.name]
+def run_with_isa(isa: str, cases: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run cases of a model, the kind of activations and an adapter, the last two empty where there is none."""
     command = [sys.executable, "-c", PROGRAM, *cases]
     return subprocess.run(command, env={**os.environ, "RKLLM_EXT_ISA": isa}, capture_output=True, text=True)
 
 
-def test_logits_and_draws_do_not_depend_on_the_instruction_set(tiny_llama: Path, converted: Converter) -> None:
+def test_logits_and_draws_do_not_depend_on_the_instruction_set(
+    tiny_llama: Path, converted: Converter, tmp_path: Path
+) -> None:
+    targets = {"model.layers.0.self_attn.q_proj": (64, 64), "model.layers.1.mlp.down_proj": (64, 128)}
+    adapter = tmp_path / "adapter.rkllm"
+    write_peft(tmp_path / "adapter", random_pairs(targets, 5))
+    convert_lora(tmp_path / "adapter", tiny_llama, adapter)
     paths = [converted(tiny_llama, dtype) for dtype in SOURCES["tiny"][1]]
+    cases = [f"{path}@@{adapter}" for path in paths]
     if SHARED.is_dir():
         paths += [converted(SHARED / SOURCES["wide"][0], dtype) for dtype in FORMATS]
+    cases += [f"{path}@@" for path in paths]
+    narrow = [case.replace("@@", "@int8@") for case in cases if "w4a16" in case]
+    assert any(case.endswith("@") for case in narrow) and any(not case.endswith("@") for case in narrow)
     results = {}
     for isa in _rkllm.isas():
-        done = run_with_isa(isa, paths)
+        done = run_with_isa(isa, cases + narrow)
         assert done.returncode == 0, done.stderr
         ran, results[isa] = json.loads(done.stdout)
         assert ran == isa
+        assert len(set(results[isa].values())) == len(cases + narrow)
     for isa in results:
         assert results[isa] == results["scalar"], isa
 
 
 def test_an_unknown_instruction_set_is_an_error(tiny_llama: Path, converted: Converter) -> None:
-    done = run_with_isa("sse9", [converted(tiny_llama, "fp32")])
+    done = run_with_isa("sse9", [f"{converted(tiny_llama, 'fp32')}@@"])
     assert done.returncode != 0
     assert "RKLLM_EXT_ISA is 'sse9', but this processor runs scalar" in done.stderr

@@ -38,8 +38,11 @@ uint32_t cpu_features() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
     features |= CPU_AVX512_VNNI;
 #elif defined(RKLLM_ARCH_aarch64)
-  constexpr unsigned long dot_product = 1ul << 20;  // HWCAP_ASIMDDP, which older kernel headers do not name
-  if (getauxval(AT_HWCAP) & dot_product) features |= CPU_DOTPROD;
+  // HWCAP_ASIMDDP, AT_HWCAP2 and HWCAP2_I8MM, which older headers do not name.
+  constexpr unsigned long dot_product = 1ul << 20, second_word = 26, matrix_product = 1ul << 13;
+  const bool dots = getauxval(AT_HWCAP) & dot_product;
+  if (dots) features |= CPU_DOTPROD;
+  if (dots && (getauxval(second_word) & matrix_product)) features |= CPU_I8MM;
 #endif
   return features;
 }

@@ -11,6 +11,7 @@ enum : uint32_t {
   CPU_AVX512_VNNI = 2,  // AVX-512 F, BW, VL, DQ and VNNI, besides CPU_AVX2
   CPU_DOTPROD = 4,      // arm64 dot product
   CPU_AVX_VNNI = 8,     // the VEX-encoded VNNI, besides CPU_AVX2
+  CPU_I8MM = 16,        // arm64 products of 8-bit matrices, besides CPU_DOTPROD
 };
 
 uint32_t cpu_features();

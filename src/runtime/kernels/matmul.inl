@@ -264,25 +264,3 @@ template <int T, int R> struct BlockW4A8 {
 template <int T, int R> struct BlockW4A16 {
   static void run(const MatmulTask& task, int token, int tile) { integer_block<4, 2, T, R>(task, token, tile); }
 };
-
-void matmul_fp32(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_float<BlockFp32>(task, tile_begin, tile_end);
-}
-void matmul_fp16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_float<BlockFp16>(task, tile_begin, tile_end);
-}
-void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_float<BlockS8>(task, tile_begin, tile_end);
-}
-void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW8A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
-}
-void matmul_w8a16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW8A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
-}
-void matmul_w4a8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW4A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
-}
-void matmul_w4a16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW4A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
-}

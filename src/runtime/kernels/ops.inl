@@ -18,6 +18,30 @@
 
 #include "matmul.inl"
 
+// ---- matrix products ------------------------------------------------------------------------------------------------
+
+void matmul_fp32(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_float<BlockFp32>(task, tile_begin, tile_end);
+}
+void matmul_fp16(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_float<BlockFp16>(task, tile_begin, tile_end);
+}
+void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_float<BlockS8>(task, tile_begin, tile_end);
+}
+void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_integer<BlockW8A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
+}
+void matmul_w8a16(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_integer<BlockW8A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
+}
+void matmul_w4a8(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_integer<BlockW4A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
+}
+void matmul_w4a16(const MatmulTask& task, int tile_begin, int tile_end) {
+  cover_integer<BlockW4A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
+}
+
 // ---- activations ----------------------------------------------------------------------------------------------------
 
 // Largest magnitude of x[begin, end); end may cut a vector short, so the tail is read one by one.
