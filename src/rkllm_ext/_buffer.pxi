@@ -30,8 +30,8 @@ cdef Buffer hold(object given, str what):
     cdef Buffer buffer = Buffer()
     try:
         PyObject_GetBuffer(given, &buffer.view, PyBUF_FORMAT | PyBUF_STRIDES)
-    except (TypeError, BufferError, ValueError) as error:
-        raise InvalidArgumentError(f"{what} is a {type(given).__name__}, which is no array ({error})") from None
+    except (TypeError, BufferError, ValueError):
+        raise InvalidArgumentError(f"{what} is a {type(given).__name__}, which is no array") from None
     buffer.held = True
     if not PyBuffer_IsContiguous(&buffer.view, b"C"):
         raise InvalidArgumentError(f"{what} is not C-contiguous; pass numpy.ascontiguousarray(...)")

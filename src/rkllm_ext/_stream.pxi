@@ -58,6 +58,12 @@ cdef class BaseStream:
     def __reduce__(self):
         raise TypeError("a running stream cannot be pickled")
 
+    cdef int check_process(self) except -1:
+        # The library's threads are not there after a fork: nothing would ever come, and the queue may be locked for good.
+        if not self.over and self.handle.pid != getpid():
+            raise InvalidArgumentError("the run was started by another process; start one after the fork")
+        return 0
+
     cdef bint take(self) except -1:
         # Take what is there, without waiting. Returns whether there is an entry.
         if self.side != NULL and self.at < self.side.count:
@@ -72,6 +78,7 @@ cdef class BaseStream:
         # what a signal handler raises, and the run's error.
         cdef queue* q
         cdef int ready = 0
+        self.check_process()
         while not self.over:
             try:
                 PyErr_CheckSignals()
@@ -159,10 +166,12 @@ cdef class BaseStream:
 
     def ready(self):
         """Return whether the next piece, or the end, can be had without waiting."""
+        self.check_process()
         return self.over or queue_end(self.job.q) != 0 or self.take()
 
     def fileno(self):
         """Return a file descriptor that is readable while something waits in the queue, for an event loop."""
+        self.check_process()
         cdef int event = queue_event(self.job.q)
         if event < 0:
             raise OSError("no eventfd can be had; too many files are open")
@@ -171,6 +180,7 @@ cdef class BaseStream:
     @property
     def ended(self):
         """Whether the library has ended the run; its pieces may still wait to be read."""
+        self.check_process()
         return queue_end(self.job.q) != 0
 
     @property
@@ -194,7 +204,7 @@ cdef class BaseStream:
             return
         self.over = True
         self.finish_reason = "abort"
-        if self.handle.llm == NULL or self.handle.pid != os.getpid():
+        if self.handle.llm == NULL or self.handle.pid != getpid():
             return
         self.job.aborted = True
         self.job.abandoned = True

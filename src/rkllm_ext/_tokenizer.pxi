@@ -47,7 +47,7 @@ cdef Buffer hold_ids(object ids):
 
 cdef str decode_ids(const RKLLMExtTokenizer* tokenizer, object ids, bint skip_special):
     # int32 ids to text.
-    if len(ids) == 0:
+    if hasattr(ids, "__len__") and len(ids) == 0:
         return ""
     cdef Buffer held = hold_ids(ids)
     cdef const int32_t* data = <const int32_t*>held.view.buf

@@ -54,7 +54,7 @@ class Speed:
 
 def measure(
     path: str | os.PathLike[str],
-    n_prompt: int = 512,
+    n_prompt: int | None = 512,
     n_generated: int = 128,
     threads: Sequence[int | None] = (None,),
     repeats: int = 3,
@@ -67,7 +67,7 @@ def measure(
     path
         A `.rkllm` file.
     n_prompt, n_generated
-        Tokens of the prompt (random ones) and of the answer, at least 1 and 2.
+        Tokens of the prompt (random ones) and of the answer, at least 1 and 2. Prompt None: 512, or as many as fit.
     repeats
         Runs of which the medians are given, after one that does not count.
     activations
@@ -78,8 +78,17 @@ def measure(
     InvalidArgumentError
         Prompt and answer together are longer than the model's context, or a number is too small.
     """
+    with LLM(path, max_context_len=1) as llm:
+        room = llm.info.max_context
+    if n_prompt is None:
+        n_prompt = max(1, min(512, room - n_generated))
     if n_prompt < 1 or n_generated < 2 or repeats < 1:
         raise InvalidArgumentError("a measurement needs 1 token of a prompt, 2 of an answer, and 1 repeat at least")
+    if n_prompt + n_generated > room:
+        raise InvalidArgumentError(
+            f"{os.fspath(path)}: {n_prompt} tokens to read and {n_generated} to write are more than the {room} that "
+            "the model was made for; ask for fewer"
+        )
     for n_threads in threads:
         settings: dict[str, Any] = {"n_threads": n_threads, "activations": activations, "reuse_prefix": False}
         with LLM(path, max_context_len=n_prompt + n_generated, **settings) as llm:

@@ -58,7 +58,9 @@ class Conversations:
         if source is None:
             source = self._handle.metadata("tokenizer.chat_template")
         if not source:
-            raise UnsupportedModelError(f"{self._handle.path}: the model has no chat template; use generate()")
+            raise UnsupportedModelError(
+                f"{self._handle.path}: the model has no chat template; give the prompt as plain text"
+            )
         with GGUFFile(self._file) as file:
             tokens = [file.values.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
         bos, eos = ("" if token is None else self._handle.detokenize([token]) for token in tokens)

@@ -122,6 +122,7 @@ def convert(
     target = check_target(out)
 
     with open_model(source) as model, ExitStack() as stack:
+        check_target(out, model.checkpoint.files.values())
         seen = Source(
             model.spec,
             {name: each.shape for name, each in model.tensors.items()},

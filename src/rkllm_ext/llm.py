@@ -482,6 +482,8 @@ class LLM:
         ModelFileError
             The file cannot be written, for example because the disk is full.
         """
+        if path is None or not os.fspath(path):
+            raise InvalidArgumentError(f"path is {path!r}; name a file to write")
         limit = {"max_new_tokens": 1} if runs_take_settings() else {}
         self.generate(x, save_prompt_cache=path, lora=lora, **limit)
 

@@ -87,6 +87,7 @@ def convert_lora(
         raise InvalidArgumentError(f"the dtype {dtype!r} of an adapter does not exist; known: {', '.join(_DTYPES)}")
     target = check_target(out)
     with open_model(base) as model, open_adapter(adapter) as source:
+        check_target(out, [*model.checkpoint.files.values(), *source.files.values()])
         pairs, n_heads = _resolved(source, model), model.spec.size("n_heads")
         entries = [_entry(pair, side, n_heads, dtype) for pair in pairs for side in "ab"]
         work = model.checkpoint.total_bytes + sum(each.n_bytes for each in entries)

@@ -86,9 +86,10 @@ def locate(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
     if text.startswith("hf:"):
         return _from_hub(text[3:])
-    if not Path(text).exists():
+    if not text or not Path(text).exists():
         raise ModelFileError(
-            f"{text}: there is no such file or folder; give a GGUF file, a Hugging Face folder or hf:<repository>"
+            f"{text or repr(text)}: there is no such file or folder; "
+            "give a GGUF file, a Hugging Face folder or hf:<repository>"
         )
     return Path(text)
 

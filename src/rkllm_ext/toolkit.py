@@ -82,6 +82,7 @@ class RKLLM:
         self.last_error = ""
         self._source: Path | None = None
         self._adapter: Path | None = None
+        self._read: list[Path] = []  # the files of the source
         self._built: Path | None = None  # the model that would be exported, in a folder of its own
         self._llm: LLM | None = None  # that model, loaded
         self._cleanup: Callable[[], object] = lambda: None
@@ -131,6 +132,7 @@ class RKLLM:
         source = locate(_path(model, "model"))
         with open_model(source) as opened:
             facts = opened.facts()
+            self._read = list(opened.checkpoint.files.values())
         if facts.kind != kind:
             other = {"gguf": "load_gguf", "huggingface": "load_huggingface"}[facts.kind]
             raise InvalidArgumentError(f"{source}: is a {facts.kind} model; use {other}()")
@@ -230,7 +232,7 @@ class RKLLM:
         """
         from .writer import check_target, put_file
 
-        target = check_target(_path(export_path, "export_path"))
+        target = check_target(_path(export_path, "export_path"), self._read)
         self._loaded()
         if self._built is None:
             raise InvalidArgumentError("nothing is built; call build() first")

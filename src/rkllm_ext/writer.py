@@ -243,17 +243,29 @@ class ModelWriter:
         return ModelFileError(f"{self.path}: cannot be written: {error.strerror}{advice}; nothing was changed")
 
 
-def check_target(path: str | os.PathLike[str]) -> Path:
-    """Return the path if a file can be put there.
+def check_target(path: str | os.PathLike[str], sources: Iterable[Path] = ()) -> Path:
+    """Return the path if a file can be put there; of a symbolic link, that of the file it stands for.
+
+    Parameters
+    ----------
+    sources
+        Files that are read and must stay.
 
     Raises
     ------
     InvalidArgumentError
-        It is a folder, or its folder does not exist.
+        It is a folder, a device or one of the sources, or its folder does not exist.
     """
     target = Path(path)
     if target.is_dir():
         raise InvalidArgumentError(f"{target}: is a folder; name a file to write, for example {target / 'model.rkllm'}")
+    if target.exists():
+        if not target.is_file():  # a rename would put a file in the place of /dev/null for every program
+            raise InvalidArgumentError(f"{target}: is not a regular file and cannot be replaced; name a file to write")
+        if any(source.exists() and target.samefile(source) for source in sources):
+            raise InvalidArgumentError(f"{target}: is what is to be converted, and would be lost; name another file")
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     if not target.parent.is_dir():
         raise InvalidArgumentError(f"{target}: the folder {target.parent} does not exist; make it first")
     return target

@@ -51,6 +51,14 @@ def test_what_cannot_be_measured_is_refused(model: Path, arguments: dict[str, in
         list(measure(model, **arguments))
 
 
+def test_without_numbers_what_is_measured_fits_the_model(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", str(model), "-r", "1", "--json"])
+    assert end.value.code == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["n_prompt"] + row["n_generated"] == 512  # tiny-llama's context
+
+
 def test_the_command_prints_a_row_for_each_number_of_threads(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", str(model), "-p", "8", "-n", "4", "-r", "1"]
     with pytest.raises(SystemExit) as end:

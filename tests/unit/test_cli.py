@@ -59,7 +59,17 @@ def test_help_does_not_load_what_it_does_not_need() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["convert", "only-one"], ["run"], ["run", "m", "p", "--temp", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["convert", "only-one"],
+        ["convert", "a", "b", "--report", "r.txt"],
+        ["run"],
+        ["run", "m", "p", "--temp", "x"],
+        ["bench", "m", "-t", "1,0"],
+    ],
+)
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert call(*arguments) == 2
     assert "Usage:" in capsys.readouterr().err
@@ -86,13 +96,41 @@ def test_a_format_that_does_not_exist_is_wrong_usage_and_lists_those_that_do(
         (["run", "{tmp}/none.rkllm", "hello"], "none.rkllm"),
         (["run", "{tmp}", "hello"], "{tmp}"),
         (["demo", "--model", "{tmp}/none", "hello"], "none: there is no such file or folder"),
+        (["demo", "--model", "", "hello"], "'': there is no such file or folder"),
+        (["demo", "--model", "{model}", "hello"], "is a converted model already, for 'rkllm-ext run'"),
+        (["run", "{model}", "hello", "--context", "1"], "max_context_len is 1; shorten the prompt"),
+        (["run", "{model}", "hello", "--chat-template", "{model}"], "tiny.rkllm: is not UTF-8 at byte"),
+        (["run", "{model}", "hello", "--chat-template", "{tmp}/none"], "none: No such file or directory"),
+        (["eval", "{model}", "--text", "{model}"], "tiny.rkllm: is not UTF-8 at byte"),
+        (["eval", "{model}", "--text", "{empty}"], "empty.txt: has 0 tokens; a text of 2 or more is needed"),
+        (["bench", "{model}", "-p", "600"], "600 tokens to read and 128 to write are more than the 512"),
+        (["convert", "{tiny}", "{tmp}/m.rkllm", "--report", "{tmp}/no/r.html"], "does not exist; make it first"),
+        (
+            ["convert", "{tiny}", "{tmp}/m.rkllm", "--report", "{tmp}/r.json", "--report-text", "{empty}"],
+            "empty.txt: is empty; a text is needed",
+        ),
+        (
+            ["deploy", "--host", "u@h", "--workshop", "/w", "--platform", "cpu", "--model-path", "none.rkllm"],
+            "none.rkllm: no such file here, and no absolute path of a file on the board",
+        ),
     ],
 )
 def test_a_failure_is_one_line_and_status_1(
-    capsys: pytest.CaptureFixture[str], tiny_llama: Path, tmp_path: Path, arguments: list[str], sentence: str
+    capsys: pytest.CaptureFixture[str],
+    tiny_llama: Path,
+    model: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    sentence: str,
 ) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_bytes(b"")
+    names = {"{tmp}": tmp_path, "{tiny}": tiny_llama, "{model}": model, "{empty}": empty}
+
     def filled(text: str) -> str:
-        return text.replace("{tmp}", str(tmp_path)).replace("{tiny}", str(tiny_llama))
+        for name, path in names.items():
+            text = text.replace(name, str(path))
+        return text
 
     assert call(*map(filled, arguments)) == 1
     out, err = capsys.readouterr()
@@ -100,6 +138,7 @@ def test_a_failure_is_one_line_and_status_1(
     assert err.startswith("rkllm-ext: ")
     assert filled(sentence) in err
     assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
 def test_ctrl_c_is_status_130(

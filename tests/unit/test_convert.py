@@ -326,6 +326,18 @@ def test_an_unknown_family_is_refused(copy: Path, tmp_path: Path) -> None:
         convert(copy, tmp_path / "m.rkllm", "w8a8")
 
 
+def test_a_file_of_the_source_is_never_replaced(tiny_llama: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_llama, source)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    (tmp_path / "link").symlink_to(source / "config.json")
+    for target in (source / "config.json", source / "model.safetensors", tmp_path / "link"):
+        with pytest.raises(InvalidArgumentError, match="is what is to be converted, and would be lost"):
+            convert(source, target, "w8a8")
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    convert(source, source / "model.rkllm", "w8a8")  # beside them is a good place
+
+
 def test_a_group_that_does_not_divide_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="64 input columns are no multiple of the group 128 of w8a8_g128"):
         convert(tiny_llama, tmp_path / "m.rkllm", "w8a8_g128")

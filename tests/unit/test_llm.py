@@ -308,6 +308,9 @@ def test_tokens_and_text(llm: LLM) -> None:
     ids = llm.tokenize("größe <|im_end|>")
     assert llm.detokenize(ids) == "größe <|im_end|>"
     assert llm.detokenize(ids, skip_special=True) == "größe "
+    for wrong in (None, 3):
+        with pytest.raises(InvalidArgumentError, match="which is no array"):
+            llm.detokenize(wrong)  # type: ignore[arg-type]
     assert len(llm.tokenize("<|im_end|>", parse_special=False)) > 1
 
 

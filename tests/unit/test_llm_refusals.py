@@ -203,11 +203,24 @@ if child == 0:
     model.close()
     sys.exit(0)
 status = os.waitpid(child, 0)[1]
+stream = model.stream("x", max_new_tokens=40, ignore_eos=True)
+sys.stdout.flush()
+child = os.fork()
+if child == 0:
+    for read in (stream.collect, lambda: list(stream), stream.close):
+        try:
+            read()
+        except InvalidArgumentError as error:
+            print(error)
+    sys.exit(0)
+status += os.waitpid(child, 0)[1]
+assert len(stream.collect()[1]) == 40
 print(status, len(model.generate("x", max_new_tokens=2, ignore_eos=True).token_ids))
 """
     result = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "another process; load it after the fork" in result.stdout
+    assert result.stdout.count("the run was started by another process; start one after the fork\n") == 2
     assert result.stdout.splitlines()[-1] == "0 2"
 
 

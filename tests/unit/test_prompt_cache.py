@@ -113,6 +113,9 @@ def test_a_file_that_does_not_fit_is_refused_with_the_reason(
 
 
 def test_a_state_that_cannot_be_saved_fails_its_run_and_no_other(llm: LLM, tmp_path: Path) -> None:
+    for path in ("", None):
+        with pytest.raises(InvalidArgumentError, match=f"path is {path!r}; name a file to write"):
+            llm.save_prompt_cache("hello", path)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="is a folder; name a file to write"):
         llm.save_prompt_cache(PROMPT, tmp_path)
     with pytest.raises(InvalidArgumentError, match="does not exist; make it first"):

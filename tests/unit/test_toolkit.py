@@ -350,6 +350,9 @@ def test_exports_that_cannot_be_are_refused(loaded: RKLLM, tmp_path: Path) -> No
     assert loaded.export_rkllm(tmp_path) == -1
     assert "is a folder; name a file to write" in loaded.last_error
     assert loaded.export_rkllm(None) == -1
+    source = loaded._read[0]
+    assert loaded.export_rkllm(source) == -1
+    assert loaded.last_error == f"{source}: is what is to be converted, and would be lost; name another file"
 
 
 def test_a_build_that_fails_leaves_nothing_to_export(loaded: RKLLM, tmp_path: Path) -> None:

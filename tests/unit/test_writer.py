@@ -124,6 +124,24 @@ def test_a_tensor_of_the_wrong_size_or_a_missing_one_is_an_error(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")  # as /dev/stdout is one
+    for name in ("pipe", "link"):
+        with pytest.raises(InvalidArgumentError, match=f"{name}: is not a regular file and cannot be replaced"):
+            ModelWriter(tmp_path / name, KEYS, ENTRIES)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_a_link_stays_and_what_it_stands_for_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "m.rkllm").symlink_to("folder/real.rkllm")
+    written = write(tmp_path / "m.rkllm")
+    assert (tmp_path / "m.rkllm").is_symlink()
+    assert (tmp_path / "folder" / "real.rkllm").read_bytes() == written
+    assert os.listdir(tmp_path / "folder") == ["real.rkllm"]
+
+
 def test_a_target_that_is_a_folder_or_has_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"is a folder; name a file to write"):
         ModelWriter(tmp_path, KEYS, ENTRIES)

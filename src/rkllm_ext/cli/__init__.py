@@ -56,9 +56,11 @@ def _status(arguments: list[str] | None) -> int:
     try:
         result = commands.main(arguments, prog_name="rkllm-ext", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
+    except click.UsageError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        return _said(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _said("stopped", 130)
     except BrokenPipeError:

@@ -12,7 +12,7 @@ from .options import activations_option
 
 @click.command("bench", short_help="Measure how fast a .rkllm file runs here.")
 @click.argument("model", type=click.Path())
-@click.option("-p", "--prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens to read.")
+@click.option("-p", "--prompt", type=click.IntRange(1), help="Tokens to read. Default: 512, or as many as fit.")
 @click.option("-n", "--generate", type=click.IntRange(2), default=128, show_default=True, help="Tokens to write.")
 @click.option("-t", "--threads", help="Numbers of threads, 1,2,4. Default: the library's own choice.")
 @activations_option
@@ -20,7 +20,7 @@ from .options import activations_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     model: str,
-    prompt: int,
+    prompt: int | None,
     generate: int,
     threads: str | None,
     activations: str | None,
@@ -41,7 +41,7 @@ def command(
         if len(rows) == 1:
             what = f"{row.format}, activations {row.activations}, {row.isa}"
             click.echo(f"{row.model}: {what}, loaded in {row.load_ms:.0f} ms")
-            click.echo(f"threads  prefill {prompt:>5}  decode {generate:>5}  weights GB/s  memory GB/s  share")
+            click.echo(f"threads  prefill {row.n_prompt:>5}  decode {generate:>5}  weights GB/s  memory GB/s  share")
         click.echo(
             f"{row.n_threads:7d}  {row.prefill:13.1f}  {row.decode:12.1f}  "
             f"{row.weight_gbs:12.1f}  {row.read_gbs:11.1f}  {100 * row.memory_share:4.0f} %"
@@ -56,5 +56,7 @@ def _counts(text: str | None) -> list[int | None]:
     try:
         counts: list[int | None] = [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers like 1,2", param_hint="--threads") from None
+        counts = []
+    if not counts or not all(1 <= count <= 256 for count in counts if count is not None):
+        raise click.BadParameter(f"{text!r} is no list of numbers 1 ... 256 like 1,2", param_hint="--threads")
     return counts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import format_options
+from .options import format_options, read_text
 
 if TYPE_CHECKING:
     from ..quant.recipe import Recipe
@@ -74,13 +74,21 @@ def command(
 ) -> None:
     """Convert SOURCE (a GGUF file, a Hugging Face folder, or hf:REPOSITORY) to the .rkllm file OUT."""
     from ..convert import convert
+    from ..errors import InvalidArgumentError
     from ..quant.dataset import BUILT_IN_USED
     from ..quant.recipe import Recipe
     from ..report import write_report
     from ..sources import locate
+    from ..writer import check_target
 
     if report_text is not None and not reports:
         raise click.UsageError("--report-text needs a --report to go into")
+    for name in reports:
+        if Path(name).suffix not in (".html", ".json"):
+            raise click.BadParameter(f"{name!r} ends neither with .html nor with .json", param_hint="--report")
+        check_target(name)
+    if report_text is not None and not read_text(report_text).strip():
+        raise InvalidArgumentError(f"{report_text}: is empty; a text is needed to measure the loss on")
     path = locate(source)
     recipe = Recipe(dtype, algorithm, level, dataset, hybrid_rate, extra_qparams, head_format, steps, seed)
     if dry_run:

@@ -25,7 +25,7 @@ def command(prompt: str | None, model: str | None, dtype: str, head_format: str 
 
     if prompt is not None and settings["seed"] is None:
         settings["seed"] = 1  # the same answer for everyone who tries it
-    source = locate(model) if model else packaged_model(quiet=not sys.stderr.isatty())
+    source = locate(model) if model is not None else packaged_model(quiet=not sys.stderr.isatty())
     path = cached_conversion(source, dtype, head_format, progress=True)
     with LLM(path, **settings) as llm:
         Talk(llm, chat=has_chat_template(path)).talk(prompt)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import activations_option
+from .options import activations_option, read_text
 
 
 @click.command("eval", short_help="Measure how well a .rkllm file predicts a text.")
@@ -51,6 +50,7 @@ def evaluated(
     """Return the figures, ready for JSON. The reference always has the activations of its format."""
     from dataclasses import asdict
 
+    from ..errors import InvalidArgumentError
     from ..evaluate import divergence, perplexity
     from ..llm import LLM
 
@@ -58,7 +58,9 @@ def evaluated(
     with contextlib.ExitStack() as stack:
         llm = stack.enter_context(LLM(model, activations=activations, **settings))
         context = context or min(512, llm.info.max_context_len)
-        ids = llm.tokenize(_read(text), parse_special=False)[:tokens]
+        ids = llm.tokenize(read_text(text), parse_special=False)[:tokens]
+        if len(ids) < 2:
+            raise InvalidArgumentError(f"{text}: has {len(ids)} tokens; a text of 2 or more is needed to predict any")
         facts = {"model": model, "text": text, "context": context, "n_tokens": len(ids)}
         if against is None:
             found = perplexity(llm, ids, context, progress=True)
@@ -68,13 +70,6 @@ def evaluated(
         ours, theirs = distance.pop("model"), distance.pop("reference")
         values = {"perplexity": ours["value"], "n_predicted": ours["n_predicted"], "against": against}
         return {**facts, **values, "perplexity_against": theirs["value"], **distance}
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{path}: is not UTF-8 at byte {error.start}") from error
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ..errors import ModelFileError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 if TYPE_CHECKING:
@@ -102,3 +105,11 @@ def sampling_options(temperature: float) -> Callable[[Function], Function]:
         return function
 
     return add
+
+
+def read_text(path: str) -> str:
+    """Return the text of a UTF-8 file that an option names."""
+    try:
+        return Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path}: is not UTF-8 at byte {error.start}") from error

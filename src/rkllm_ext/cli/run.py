@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
-from .options import activations_option, sampling_options
+from .options import activations_option, read_text, sampling_options
 
 
 @click.command("run", short_help="Answer with a .rkllm file.")
@@ -22,7 +22,7 @@ from .options import activations_option, sampling_options
 @click.option(
     "--chat-template",
     metavar="FILE",
-    type=click.File(encoding="utf-8"),
+    type=click.Path(),
     help="Use the chat template in FILE (jinja2) instead of the model's own.",
 )
 @click.option("--lora", metavar="[NAME=]PATH", help="Answer with this LoRA adapter.")
@@ -39,7 +39,7 @@ def command(
     model: str,
     prompt: str | None,
     chat: bool | None,
-    chat_template: TextIO | None,
+    chat_template: str | None,
     lora: str | None,
     lora_scale: float,
     prompt_cache: str | None,
@@ -51,7 +51,7 @@ def command(
     from .talk import Talk
 
     if chat_template is not None:
-        settings["chat_template"] = chat_template.read()
+        settings["chat_template"] = read_text(chat_template)
         chat = True if chat is None else chat
     elif chat is False:
         settings["chat_template"] = ""  # else the vendor's library would still put the model's around a prompt

@@ -55,10 +55,14 @@ class Talk:
     def once(self, prompt: str) -> None:
         """Stream one answer to stdout."""
         self._history = [{"role": "user", "content": prompt}]
+        texts: list[str] = []
         try:
-            self._play(prompt, [])
-        finally:
-            _put("\n")
+            self._play(prompt, texts)
+        except BaseException:
+            if texts:
+                _put("\n")
+            raise
+        _put("\n")
 
     def forever(self, read: Callable[[], str]) -> None:
         """Answer line after line until the user leaves. `read` returns a line, or raises EOFError at their end."""
@@ -131,8 +135,10 @@ class Talk:
             self._peak_mb = max(self._peak_mb, perf.peak_memory_mb)
 
     def report(self) -> None:
-        """Print load time, speeds, peak memory and file size to stderr."""
+        """Print load time, speeds, peak memory and file size to stderr, once anything was computed."""
         figures = self._figures
+        if not figures["prefill_tokens"]:
+            return
         prefill = f"prefill {figures['prefill_tokens']} tokens, {_rate(figures, 'prefill')}"
         decode = f"decode {figures['generate_tokens']} tokens, {_rate(figures, 'generate')}"
         try:

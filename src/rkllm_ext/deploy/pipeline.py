@@ -84,6 +84,9 @@ class Order:
                 raise InvalidArgumentError(
                     f"{name} is '{path}', but must be an absolute path of the board of letters, digits and . _ / + @ -"
                 )
+        for path in (self.model, self.lora, self.prompt_cache):
+            if path and not Path(path).is_file() and not Path(path).is_absolute():
+                raise InvalidArgumentError(f"{path}: no such file here, and no absolute path of a file on the board")
 
 
 @dataclass
@@ -181,8 +184,6 @@ def _find(board: Board, given: str, folder: str) -> _File:
         remote = f"{folder}/{local.name}"
         transfer = Transfer(board, local, remote)
         return _File(remote, transfer.size, transfer.sum, transfer)
-    if not local.is_absolute():
-        raise RKLLMError(f"{given}: no such file here, and no absolute path of a file on the board")
     name = shlex.quote(given)
     answer = board.ask(f"wc -c < {name} && ls -l {name}")
     if answer.status != 0 and not isinstance(board.reach, _Unreached):

@@ -49,7 +49,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if not path.exists():
         raise ModelFileError(f"{path}: there is no such file or directory")
     if path.suffix == ".rkllm":
-        raise ModelFileError(f"{path}: is a converted model already; {_EXPECTED}")
+        raise ModelFileError(f"{path}: is a converted model already, for 'rkllm-ext run'; {_EXPECTED}")
     if path.suffix == ".safetensors":
         raise ModelFileError(f"{path}: is a single weight file; give the directory that holds it and config.json")
     return _open_gguf(path, path)
