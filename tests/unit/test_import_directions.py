@@ -52,7 +52,7 @@ PYTHON = {
     "api": "toolkit",
     "sources": "errors _rkllm convert metadata progress",
     "cli": "errors _rkllm bench board convert deploy doctor estimate evaluate frequencies journal library llm lora "
-    "progress quant report server sources",
+    "progress quant report server sources writer",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }
 

@@ -55,7 +55,7 @@ def test_bytes_are_those_of_the_definition(format: _rkllm.Format) -> None:
 @pytest.mark.parametrize("format", ALL, ids=lambda format: format.name)
 def test_half_and_brain_floats_are_taken_as_they_are_stored(format: _rkllm.Format) -> None:
     for rows, cols in shapes(format):
-        weights = np.clip(awkward(rows, cols), -60000, 60000)
+        weights = awkward(rows, cols).clip(np.float32(-60000), np.float32(60000))
         half = weights.astype(np.float16)
         brain = (weights.view(np.uint32) >> 16).astype(np.uint16)
         for stored, wide in (
@@ -92,7 +92,7 @@ def test_four_bits_in_groups_of_32_are_the_codes_and_scales_of_llama_cpp() -> No
 @pytest.mark.parametrize("format", [format for format in ALL if not format.scale_bits], ids=lambda format: format.name)
 def test_float_formats_are_packed(format: _rkllm.Format) -> None:
     for rows, cols in shapes(format):
-        weights = np.clip(awkward(rows, cols), -65504, 65504)
+        weights = awkward(rows, cols).clip(np.float32(-65504), np.float32(65504))
         assert bytes(_rkllm.quantize(format.name, weights)) == bytes(_rkllm.pack(format.name, weights))
 
 
