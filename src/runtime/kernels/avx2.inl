@@ -11,7 +11,7 @@ constexpr int kManyTiles = 1;
 constexpr int kTokensA16 = 2;
 constexpr int kTokensA8 = 4;
 constexpr int kIntegerTiles = 1;
-constexpr int kStreams = 2;
+constexpr int kStreams = 1;
 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };

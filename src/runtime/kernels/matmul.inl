@@ -164,7 +164,7 @@ struct GroupSum {
 
 // Bytes of codes between what is read and what memory is asked for, all streams together: what arrives in the time
 // that memory takes to answer.
-constexpr int kAhead = 8192;
+constexpr int kAhead = 12288;
 
 template <int Bits, int Bytes, int T, int R>
 void integer_block(const MatmulTask& task, int token, int tile) {
