@@ -225,8 +225,8 @@ class ModelWriter:
     def _claim(self, end: int) -> None:
         """Write zeros to each new huge page that data up to end begins to fill.
 
-        Linux keeps a file in memory in pages as large as its first writes were, up to huge ones. A model that is run
-        right after its conversion is read a fifth faster from these, and mapped in a hundredth of the time.
+        Linux keeps a file in memory in pages as large as its first writes were, up to huge ones. From these, a model
+        that is run after its conversion is opened and read faster (docs/performance.md).
         """
         first = -(-self._claimed // _HUGE_PAGE) * _HUGE_PAGE
         for page in range(first, end, _HUGE_PAGE):

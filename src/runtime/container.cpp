@@ -307,8 +307,8 @@ std::shared_ptr<const Container> Container::open(const std::string& path) {
   std::shared_ptr<Container> container(new Container);
   void* bytes = mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_SHARED, file.fd, 0);
   if (bytes == MAP_FAILED) refuse("cannot be mapped: " + std::system_category().message(errno));
-  // What the kernel now reads from the disk it reads in huge pages, where the file system can: a page of 4 KB is left
-  // in a tenth of a microsecond of a decode step, and its address looked up. Refused by older kernels.
+  // What is not in memory yet is then read in huge pages, where kernel and file system can: a decode step leaves a page
+  // of 4 KB after a tenth of a microsecond, and waits for the address of the next.
 #ifdef MADV_HUGEPAGE
   madvise(bytes, static_cast<size_t>(size), MADV_HUGEPAGE);
 #endif

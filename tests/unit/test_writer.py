@@ -89,6 +89,23 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert write(tmp_path / "a.rkllm") == write(tmp_path / "b.rkllm")
 
 
+@pytest.mark.parametrize("interrupted_after", [1, 2, 3])
+def test_tensors_of_several_huge_pages_lie_one_behind_the_other(tmp_path: Path, interrupted_after: int) -> None:
+    random = np.random.default_rng(0)
+    entries = [Entry(f"v{i}", "", 1, n) for i, n in enumerate([600_000, 1_500_000, 30, 700_000])]
+    data = [random.bytes(entry.n_bytes) for entry in entries]
+    path = tmp_path / "m.rkllm"
+    with pytest.raises(KeyboardInterrupt), ModelWriter(path, KEYS, entries, "of a test") as file:
+        for piece in data[:interrupted_after]:
+            file.write(piece)
+        raise KeyboardInterrupt
+    with ModelWriter(path, KEYS, entries, "of a test") as file:
+        assert len(file.kept) == interrupted_after
+        for piece in data[interrupted_after:]:
+            file.write(piece)
+    assert [tensor.data.tobytes() for tensor in GGUFReader(path).tensors][:-1] == data
+
+
 def test_the_file_has_the_users_permissions(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

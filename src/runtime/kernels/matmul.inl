@@ -236,7 +236,7 @@ void cover_float(const MatmulTask& task, int tile_begin, int tile_end) {
   else cover<Block, kManyTokens, kManyTiles>(task, tile_begin, tile_end);
 }
 
-// Integer weights: one or two tokens wait for memory, which comes faster in several streams.
+// Integer weights: one or two tokens wait for memory, and read as many tiles side by side as it likes best.
 template <template <int, int> class Block, int T, int R>
 void cover_integer(const MatmulTask& task, int tile_begin, int tile_end) {
   if (task.n_tokens <= 2) cover<Block, 2, kStreams>(task, tile_begin, tile_end);
