@@ -63,7 +63,7 @@ class Known:
     def block(self, layer: int) -> dict[str, InputStatistics]:
         x = np.random.default_rng(layer).standard_normal((64, DIM)).astype(np.float32)
         x[:, 3] *= 0.01
-        known = InputStatistics(np.zeros((0, 0), np.float32), np.abs(x).max(axis=0), x)
+        known = InputStatistics(np.zeros((0, 0), np.float32), np.abs(x).max(axis=0), x, len(x))
         return {f"blk.{layer}.{name}.weight": known for name in ("attn_q", "attn_output", "ffn_gate", "ffn_down")}
 
 

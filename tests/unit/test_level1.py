@@ -46,7 +46,7 @@ def example(format: _rkllm.Format, rows: int = 24, n: int = 256, seed: int = 3) 
 def statistics(x: Array) -> InputStatistics:
     fitted, held = x[: len(x) * 3 // 4], x[len(x) * 3 // 4 :]
     gram = (fitted.T @ fitted / np.float32(len(fitted))).astype(np.float32)
-    return InputStatistics(gram, np.abs(fitted).max(axis=0), held)
+    return InputStatistics(gram, np.abs(fitted).max(axis=0), held, len(fitted))
 
 
 # ---- clip search ----

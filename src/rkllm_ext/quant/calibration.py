@@ -39,6 +39,7 @@ class InputStatistics:
     gram: Float32  # [cols, cols], the mean of x x^T over the rows that are not held out; empty where it was not wanted
     peak: Float32  # [cols], the largest |x| of those rows
     held: Float32  # [n, cols], rows of sequences that are held out
+    n_rows: int  # that gram and peak are of
 
     @property
     def energy(self) -> Float32:
@@ -163,7 +164,7 @@ class Collected:
 
     def statistics(self) -> InputStatistics:
         gram = self._gram / np.float32(max(self._n, 1))
-        return InputStatistics(gram, self._peak, np.concatenate(self._held))
+        return InputStatistics(gram, self._peak, np.concatenate(self._held), self._n)
 
 
 def _tamed(x: Float32) -> Float32:

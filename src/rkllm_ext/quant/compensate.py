@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-_DAMPING = 0.05  # of the mean of H's diagonal, added to it: what few texts say about H is not to be trusted to the end
+_DAMPING = (0.05, 0.5)  # least and most share of the mean of H's diagonal that is added to it
 _BLOCK = 32  # columns whose corrections are handed on together, by one matrix product
 _SPAN = 256  # columns that a sweep changes before all others hear of it
 
@@ -39,9 +39,14 @@ class Curvature:
     upper: Float32  # [cols, cols], U^T U = H^-1 with rows and columns in that order
 
 
-def curvature(gram: Float32, damping: float = _DAMPING) -> Curvature:
-    """Prepare H, with `damping` times its mean diagonal added to the diagonal, in which no entry is 0."""
+def curvature(gram: Float32, n_rows: int | None = None) -> Curvature:
+    """Prepare H of `n_rows` inputs, None: of very many.
+
+    A share of its mean diagonal is added to the diagonal: as much as there are columns for each row, for what few texts
+    say about H is not to be trusted to the end.
+    """
     h = gram.copy()
+    damping = float(np.clip(len(h) / n_rows, *_DAMPING)) if n_rows else _DAMPING[0]
     h[np.diag_indices_from(h)] += np.float32(damping * float(np.diag(gram).mean()) + 1e-30)
     order = np.argsort(-np.diag(h), kind="stable")
     # In float64, because H may be badly conditioned. The Cholesky factor of the reversed H, inverted, is U reversed.

@@ -10,7 +10,7 @@ the nearest without factors is among the candidates, so what is chosen is never 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,7 +93,7 @@ def quantize_block(
     for each in inputs:
         wanted = {name: format for name in each.readers if name not in fixed and (format := _quantizes(formats[name]))}
         if wanted:
-            curvature = compensate.curvature(statistics[each.name].gram)
+            curvature = compensate.curvature(statistics[each.name].gram, statistics[each.name].n_rows)
             for name, format in wanted.items():
                 quantized[name] = _quantized(tensors[name], format, statistics[each.name], curvature)
     return Block(quantized, {name: tensors[name] for name in changed if name not in quantized}, folded)
@@ -113,7 +113,7 @@ def _quantizes(format: Format | None) -> Format | None:
 def _scaled(statistics: InputStatistics, factors: Float32) -> InputStatistics:
     """Return the statistics of an input divided by factors [cols]."""
     gram = statistics.gram / factors / factors[:, None]
-    return InputStatistics(gram, statistics.peak / factors, statistics.held / factors)
+    return replace(statistics, gram=gram, peak=statistics.peak / factors, held=statistics.held / factors)
 
 
 def _best_factors(
