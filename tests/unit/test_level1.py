@@ -93,6 +93,14 @@ def test_clip_search_comes_near_to_what_trying_every_scale_finds() -> None:
 # ---- compensation ----
 
 
+@pytest.mark.parametrize(("n_rows", "share"), [(None, 0.05), (640000, 0.05), (640, 0.1), (64, 0.5)])
+def test_the_fewer_rows_there_are_the_less_they_are_trusted(n_rows: int | None, share: float) -> None:
+    root = np.random.default_rng(2).standard_normal((80, 64)).astype(np.float32)
+    gram = root.T @ root
+    added = compensate.curvature(gram, n_rows).h - gram
+    assert np.allclose(added, share * np.diag(gram).mean() * np.eye(64), atol=1e-3)
+
+
 @pytest.mark.parametrize("format", QUANTIZED, ids=lambda format: format.name)
 def test_compensation_is_never_worse_than_the_nearest_in_any_row(format: _rkllm.Format) -> None:
     weights, x = example(format)
