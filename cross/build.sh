@@ -14,8 +14,8 @@ usage: cross/build.sh aarch64-linux|android [-o FOLDER] [-j JOBS] [-b BUILD_FOLD
   -j JOBS          compilers at a time                     (default: one per processor)
   -b BUILD_FOLDER  where it is built, kept for next time   (default: build/cross-TARGET)
   -p PYTHON_ROOT   also build the wheel for the Python whose headers are there, any number of times:
-                   aarch64-linux: an unpacked arm64 system, with usr/include/python3.x; 3.11 and later give one
-                   wheel for all of them, 3.9 and 3.10 one each; labelled manylinux by auditwheel
+                   aarch64-linux: an unpacked arm64 system, with usr/include/python3.x; one of 3.11 and later gives
+                   the wheel for all of them, 3.9 or 3.10 the one for 3.9 and later; labelled manylinux by auditwheel
                    android: the prefix of a CPython for Android, with include/python3.x and lib/libpython3.so
 
 Each wheel is built by this machine's Python of the same 3.x: $PYTHON, or python3.x from PATH, with the packages build,
@@ -99,7 +99,7 @@ wheel() {
   mkdir -p "$own/include" "$own/config" "$own/wheel"
   cp -r "$headers/." "$own/include"
   case ${version#3.} in
-    [0-9] | 10) ;;
+    9 | 10) settings+=(-Cwheel.py-api=cp39) ;;
     *) settings+=(-Cwheel.py-api=cp311) ;;
   esac
   if [ "$target" = aarch64-linux ]; then

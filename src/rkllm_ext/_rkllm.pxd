@@ -3,6 +3,10 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
+cdef extern from "_py_buffer.h":
+    pass  # Py_buffer itself is cpython.buffer's
+
+
 cdef extern from "_library.h" nogil:
     ctypedef void* LLMHandle
 

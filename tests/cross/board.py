@@ -64,6 +64,12 @@ def dynamic(file: Path, tag: str) -> list[str]:
     return re.findall(rf"\({tag}\)[^\[]*\[(.*)\]", run(PREFIX + "readelf", "--dynamic", "--wide", file))
 
 
+def newest_glibc(file: Path) -> tuple[int, ...]:
+    """Return the newest version of glibc that a file has references to, weak ones included."""
+    needed = run(PREFIX + "readelf", "--version-info", "--wide", file)
+    return max(tuple(map(int, text.split("."))) for text in re.findall(r"Name: GLIBC_([\d.]+)", needed))
+
+
 def exported(file: Path) -> set[str]:
     """Return the names that a library defines for others."""
     listing = run(PREFIX + "nm", "--dynamic", "--defined-only", "--format=posix", file)

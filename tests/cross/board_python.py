@@ -13,7 +13,7 @@ import pytest
 from board import EMULATOR, PREFIX, REPO, TOOLS, run
 
 #: Versions that cross/unpack.sh has, and the wheel for each.
-WHEELS = {"3.9": "cp39-cp39", "3.11": "cp311-abi3", "3.13": "cp311-abi3"}
+WHEELS = {"3.9": "cp39-abi3", "3.11": "cp311-abi3", "3.13": "cp311-abi3"}
 #: Beside numpy and the wheel: what converting needs, and what the tests need.
 PACKAGES = [
     *("gguf", "safetensors", "jinja2", "click", "tqdm"),

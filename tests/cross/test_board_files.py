@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from board import (
+    GCC_10,
     PREFIX,
     PROCESSORS,
     declared,
@@ -17,6 +18,7 @@ from board import (
     is_stripped_for_aarch64,
     needs_compiler,
     needs_emulator,
+    newest_glibc,
     run,
 )
 
@@ -66,6 +68,12 @@ def test_library_has_the_name_that_programs_load_and_needs_only_the_c_library(ou
     needed = dynamic(out / LIBRARY, "NEEDED")
     assert needed
     assert all(re.fullmatch(r"(libc|libm|libpthread|libdl|ld-linux-aarch64)\.so\.\d", name) for name in needed)
+
+
+@pytest.mark.skipif(not GCC_10.is_dir(), reason="the baseline is that of GCC 10.2: needs cross/unpack.sh gcc-10")
+@pytest.mark.parametrize("name", [LIBRARY, *PROGRAMS])
+def test_nothing_newer_than_glibc_2_17_is_called(out: Path, name: str) -> None:
+    assert newest_glibc(out / name) == (2, 17)
 
 
 def test_library_exports_what_the_headers_declare(out: Path) -> None:

@@ -61,6 +61,16 @@ def test_with_numpy_alone_logits_and_tokens_are_those_of_this_machine(
     assert there[1:] == here[1:]
 
 
+def test_the_wheel_of_old_pythons_serves_the_newest(wheels: list[Path], tmp_path: Path, models: list[Path]) -> None:
+    (old,) = [wheel for wheel in wheels if "-cp39-abi3-" in wheel.name] or [None]
+    if old is None or not (TOOLS / "python3.13").is_dir():
+        pytest.skip(f"needs python3.9, pc-python3.9 and python3.13 of cross/unpack.sh in {TOOLS}")
+    python = BoardPython("3.13", tmp_path)
+    python.install(old)
+    there = python.run("cortex-a76", PROGRAM, models[0]).splitlines()
+    assert there[1:] == run(sys.executable, PROGRAM, models[0]).splitlines()[1:]
+
+
 def test_a_board_converts_to_the_same_file(board: Board, tiny_llama: Path, tmp_path: Path) -> None:
     python = board("3.11")
     python.install_packages()

@@ -12,7 +12,7 @@ from rkllm_ext.deploy.wheels import fitting_wheel
 from rkllm_ext.errors import RKLLMError
 
 WHEELS = [
-    "rkllm_ext-0.1.0-cp39-cp39-manylinux_2_17_aarch64.manylinux2014_aarch64.whl",
+    "rkllm_ext-0.1.0-cp39-abi3-manylinux_2_17_aarch64.manylinux2014_aarch64.whl",
     "rkllm_ext-0.1.0-cp311-abi3-manylinux_2_17_aarch64.manylinux2014_aarch64.whl",
     "rkllm_ext-0.1.0-cp311-abi3-android_24_arm64_v8a.whl",
     "rkllm_ext-0.1.0-cp312-cp312-linux_aarch64.whl",
@@ -25,7 +25,8 @@ WHEELS = [
     ("python", "glibc", "expected"),
     [
         ((3, 9), (2, 31), WHEELS[0]),
-        ((3, 11), (2, 36), WHEELS[1]),
+        ((3, 10), (2, 35), WHEELS[0]),
+        ((3, 11), (2, 36), WHEELS[1]),  # of two that later Pythons take the nearer one
         ((3, 12), (2, 36), WHEELS[3]),  # made for this Python: before the one that later ones take
         ((3, 13), (2, 36), WHEELS[1]),  # its own wants a newer glibc
         ((3, 13), (2, 41), WHEELS[4]),
@@ -48,7 +49,7 @@ def test_a_newer_version_goes_before_a_nearer_one(tmp_path: Path) -> None:
 def test_a_board_that_no_wheel_fits_is_told_what_it_is(tmp_path: Path) -> None:
     for name in WHEELS:
         (tmp_path / name).touch()
-    with pytest.raises(RKLLMError, match=r"no wheel of rkllm_ext for Python 3.10 on aarch64 with glibc 2.35; cross"):
-        fitting_wheel(tmp_path, Survey(python=(3, 10), glibc=(2, 35)))
+    with pytest.raises(RKLLMError, match=r"no wheel of rkllm_ext for Python 3.8 on aarch64 with glibc 2.31; cross"):
+        fitting_wheel(tmp_path, Survey(python=(3, 8), glibc=(2, 31)))
     with pytest.raises(RKLLMError, match=r"x\.whl: no such wheel or folder of wheels"):
         fitting_wheel(tmp_path / "x.whl", Survey())

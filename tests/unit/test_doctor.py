@@ -213,6 +213,7 @@ NEWEST = "init run_async set_chat_template get_kv_cache_size"
         ("init run_async set_chat_template", b"1.2.1b1", "1.2.1b1", ""),
         (NEWEST, b"1.2.1b1", "1.2.1", "F"),
         (NEWEST, b"1.2.3", "1.2.3", "F"),
+        (NEWEST, b"\xc0\x03_\xd61.2.3", "1.2.3", "F"),  # behind the last instruction
         (NEWEST, b"1.3.0", "1.3.0", "G"),
         (NEWEST, b"1.3.1", "1.3.1", ""),
         (NEWEST, b"1.2.1\0001.2.2", "1.2.2", "F"),

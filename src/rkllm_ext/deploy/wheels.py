@@ -51,10 +51,10 @@ def _rank(name: str, facts: Survey) -> tuple[tuple[int, ...], int] | None:
     version = tuple(int(part) for part in re.findall(r"\d+", found["version"]))
     for tag in found["python"].split("."):
         if tag == own:
-            return version, 2
+            return version, 100
         older = re.fullmatch(r"cp3(\d+)", tag)
         if found["abi"] == "abi3" and older and int(older.group(1)) <= facts.python[1]:
-            return version, 1
+            return version, int(older.group(1))
         if tag == f"py{facts.python[0]}":
             return version, 0
     return None
