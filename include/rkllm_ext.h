@@ -89,6 +89,8 @@ RKLLM_API void rkllm_ext_set_log(RKLLMExtLog log, void* userdata);
  *                   older half of the others and goes on, in the state of a prompt of the tokens that are left
  *   reuse_prefix    1: a run keeps what it has in common with the one before from token 0 on; 0 (the default) starts
  *                   anew
+ *   keep_history    1: runs go on behind one another, tokens behind tokens, from the first one after 0 (the default)
+ *                   on; the begin token comes once. What is not tokens alone is refused. Setting 0 forgets them
  *   draft           tokens that a pass looks ahead, guessed from earlier text (prompt lookup), 0 (the default) ... 16;
  *                   changes the speed, never the tokens
  *   kv_type         "f16" (the default; "f32" where the model is fp32), "f32" or "int8": how keys and values are kept

@@ -24,7 +24,8 @@ enum {
   GENERATION_N_KEEP = 2,
   GENERATION_CPUS = 4,         /* n_threads */
   GENERATION_RUN_SETTINGS = 8, /* sampling and max_new_tokens of one run */
-  GENERATION_TEMPLATE = 16     /* puts a chat template around prompts, unless raw_prompts are asked for */
+  GENERATION_TEMPLATE = 16,    /* puts a chat template around prompts, unless raw_prompts are asked for */
+  GENERATION_CONVERSATION = 32 /* has keep_history, role and thinking of a run, and the functions of conversations */
 };
 
 #define RUN_LOGITS ((RKLLMInferMode)2) /* beside the modes of rkllm.h */
@@ -44,6 +45,9 @@ typedef struct {
   const RKLLMInferParam* how;
   const RKLLMParam* settings; /* of this run: sampling, max_new_tokens and the tags of images */
   size_t n_images;            /* of a multimodal input */
+  const char* role;           /* who says the input: "user", "tool" */
+  int thinking;               /* 1: the model may think before it answers */
+  int keep_history;           /* 1: the input goes on behind the run before, and the next one may go on behind this */
 } run_request;
 
 typedef void* (*generation_symbol)(const char* name);
@@ -57,6 +61,10 @@ typedef struct {
   int (*init)(LLMHandle* handle, const model_settings* settings);
   /* Run to the end on the calling thread. Returns 0 or what the library returned. */
   int (*run)(LLMHandle handle, const run_request* request, queue* q);
+  /* With GENERATION_CONVERSATION, else NULL. They return 0 or what the library returned. */
+  int (*set_tools)(LLMHandle handle, const char* system, const char* tools);
+  int (*clear_cache)(LLMHandle handle);
+  int (*cache_size)(LLMHandle handle, int* tokens);
 } generation;
 
 extern const generation generation_c;

@@ -67,6 +67,11 @@ def puts_template():
     return can(GENERATION_TEMPLATE)
 
 
+def keeps_conversations():
+    """Return whether the library in use has a role, thinking and kept histories of its own for its runs' texts."""
+    return can(GENERATION_CONVERSATION)
+
+
 cdef int take_settings(model_settings* wanted, dict settings) except -1:
     # What only some of the vendor's generations take when a model is loaded.
     wanted.n_keep = settings.get("n_keep", -1)

@@ -47,4 +47,4 @@ static int run_c(LLMHandle handle, const run_request* request, queue* q) {
   return library.run(handle, &input, &how, q);
 }
 
-const generation generation_c = {0, bind_c, defaults_c, init_c, run_c};
+const generation generation_c = {0, bind_c, defaults_c, init_c, run_c, NULL, NULL, NULL};

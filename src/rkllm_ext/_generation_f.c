@@ -94,8 +94,6 @@ static struct {
   param_f (*create_default_param)(void);
   int (*init)(LLMHandle* handle, param_f* param, int (*callback)(result_fg*, void*, int));
   int (*run)(LLMHandle handle, input_f* input, infer_f* how, void* userdata);
-  int (*set_chat_template)(LLMHandle handle, const char* system, const char* prefix, const char* postfix);
-  int (*destroy)(LLMHandle handle);
 } library;
 
 static const char* bind_f(generation_symbol symbol) {
@@ -103,8 +101,7 @@ static const char* bind_f(generation_symbol symbol) {
       {"rkllm_createDefaultParam", &library.create_default_param},
       {"rkllm_init", &library.init},
       {"rkllm_run", &library.run},
-      {"rkllm_set_chat_template", &library.set_chat_template},
-      {"rkllm_destroy", &library.destroy}};
+      FUNCTIONS_FG};
   return generation_look_up(symbol, functions, sizeof functions / sizeof functions[0]);
 }
 
@@ -129,7 +126,7 @@ static int init_f(LLMHandle* handle, const model_settings* settings) {
   to.img_content = from->img_content;
   set_cpus(&to.extend, settings);
   code = library.init(handle, &to, on_result_fg);
-  return code != 0 ? code : begin_fg(*handle, settings, library.set_chat_template, library.destroy);
+  return code != 0 ? code : begin_fg(*handle, settings);
 }
 
 static int run_f(LLMHandle handle, const run_request* request, queue* q) {
@@ -138,7 +135,8 @@ static int run_f(LLMHandle handle, const run_request* request, queue* q) {
   infer_f how;
   memset(&input, 0, sizeof input);
   memset(&how, 0, sizeof how);
-  input.role = "user";
+  input.role = request->role;
+  input.enable_thinking = request->thinking != 0;
   input.input_type = (int32_t)from->input_type;
   switch (from->input_type) {
     case RKLLM_INPUT_PROMPT: input.of.prompt = from->prompt_input; break;
@@ -154,9 +152,10 @@ static int run_f(LLMHandle handle, const run_request* request, queue* q) {
   how.mode = (int32_t)request->how->mode;
   how.lora_params = request->how->lora_params;
   how.prompt_cache_params = request->how->prompt_cache_params;
-  how.keep_history = 0; /* each run is an input of its own */
+  how.keep_history = request->keep_history;
   return library.run(handle, &input, &how, q);
 }
 
-const generation generation_f = {GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_TEMPLATE, bind_f,
-                                 defaults_f, init_f, run_f};
+const generation generation_f = {
+    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_TEMPLATE | GENERATION_CONVERSATION, bind_f,
+    defaults_f, init_f, run_f, set_tools_fg, clear_cache_fg, cache_size_fg};

@@ -78,13 +78,43 @@ static inline void set_cpus(extend_fg* extend, const model_settings* settings) {
   extend->enabled_cpus_mask = settings->cpus;
 }
 
+/* Functions that both have, beside those of _library.h; `bind` of each looks them up. */
+static struct {
+  int (*set_chat_template)(LLMHandle handle, const char* system, const char* prefix, const char* postfix);
+  int (*set_function_tools)(LLMHandle handle, const char* system, const char* tools, const char* response_tag);
+  int (*clear_kv_cache)(LLMHandle handle, int keep_system, int* starts, int* ends);
+  int (*get_kv_cache_size)(LLMHandle handle, int* sizes);
+  int (*destroy)(LLMHandle handle);
+} library_fg;
+
+#define FUNCTIONS_FG                                                 \
+  {"rkllm_set_chat_template", &library_fg.set_chat_template},       \
+  {"rkllm_set_function_tools", &library_fg.set_function_tools},     \
+  {"rkllm_clear_kv_cache", &library_fg.clear_kv_cache},             \
+  {"rkllm_get_kv_cache_size", &library_fg.get_kv_cache_size},       \
+  {"rkllm_destroy", &library_fg.destroy}
+
 /* What is to be done with a handle that has just been made; one that fails is destroyed. */
-static inline int begin_fg(LLMHandle handle, const model_settings* settings,
-                           int (*set_chat_template)(LLMHandle, const char*, const char*, const char*),
-                           int (*destroy)(LLMHandle)) {
+static inline int begin_fg(LLMHandle handle, const model_settings* settings) {
   int code = 0;
-  if (settings->raw_prompts) code = set_chat_template(handle, "", "", "");
-  if (code != 0) destroy(handle);
+  if (settings->raw_prompts) code = library_fg.set_chat_template(handle, "", "", "");
+  if (code != 0) library_fg.destroy(handle);
+  return code;
+}
+
+/* The tag is what the vendor's server gives: answers of tools are told apart by it. */
+static int set_tools_fg(LLMHandle handle, const char* system, const char* tools) {
+  return library_fg.set_function_tools(handle, system, tools, "tool_response");
+}
+
+/* All but the system prompt, which belongs to the model's template. */
+static int clear_cache_fg(LLMHandle handle) { return library_fg.clear_kv_cache(handle, 1, NULL, NULL); }
+
+/* One size for each sequence of n_batch, which is 1: the rest is room, should a library think otherwise. */
+static int cache_size_fg(LLMHandle handle, int* tokens) {
+  int sizes[256] = {0};
+  const int code = library_fg.get_kv_cache_size(handle, sizes);
+  *tokens = sizes[0];
   return code;
 }
 

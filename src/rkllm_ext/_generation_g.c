@@ -151,8 +151,6 @@ static struct {
   param_g (*create_default_param)(void);
   int (*init)(LLMHandle* handle, param_g* param, callback_g* callback);
   int (*run)(LLMHandle handle, input_g* input, infer_g* how, void* userdata);
-  int (*set_chat_template)(LLMHandle handle, const char* system, const char* prefix, const char* postfix);
-  int (*destroy)(LLMHandle handle);
 } library;
 
 static const char* bind_g(generation_symbol symbol) {
@@ -160,8 +158,7 @@ static const char* bind_g(generation_symbol symbol) {
       {"rkllm_createDefaultParam", &library.create_default_param},
       {"rkllm_init", &library.init},
       {"rkllm_run", &library.run},
-      {"rkllm_set_chat_template", &library.set_chat_template},
-      {"rkllm_destroy", &library.destroy}};
+      FUNCTIONS_FG};
   return generation_look_up(symbol, functions, sizeof functions / sizeof functions[0]);
 }
 
@@ -186,7 +183,7 @@ static int init_g(LLMHandle* handle, const model_settings* settings) {
   to.is_async = false;
   set_cpus(&to.extend, settings);
   code = library.init(handle, &to, &callback);
-  return code != 0 ? code : begin_fg(*handle, settings, library.set_chat_template, library.destroy);
+  return code != 0 ? code : begin_fg(*handle, settings);
 }
 
 static int run_g(LLMHandle handle, const run_request* request, queue* q) {
@@ -196,7 +193,8 @@ static int run_g(LLMHandle handle, const run_request* request, queue* q) {
   infer_g how;
   memset(&input, 0, sizeof input);
   memset(&how, 0, sizeof how);
-  input.role = "user";
+  input.role = request->role;
+  input.enable_thinking = request->thinking != 0;
   input.input_type = (int32_t)from->input_type;
   switch (from->input_type) {
     case RKLLM_INPUT_PROMPT: input.of.prompt = from->prompt_input; break;
@@ -219,11 +217,12 @@ static int run_g(LLMHandle handle, const run_request* request, queue* q) {
   how.lora_params = request->how->lora_params;
   how.prompt_cache_params = request->how->prompt_cache_params;
   how.sampling_params = &sampling;
-  how.keep_history = 0; /* each run is an input of its own */
+  how.keep_history = request->keep_history;
   how.max_new_tokens = request->settings->max_new_tokens;
   return library.run(handle, &input, &how, q);
 }
 
 const generation generation_g = {
-    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_RUN_SETTINGS | GENERATION_TEMPLATE, bind_g,
-    defaults_g, init_g, run_g};
+    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_RUN_SETTINGS | GENERATION_TEMPLATE |
+        GENERATION_CONVERSATION,
+    bind_g, defaults_g, init_g, run_g, set_tools_fg, clear_cache_fg, cache_size_fg};

@@ -149,6 +149,61 @@ cdef class BaseHandle(BaseRunner):
         finally:
             self.leave()
 
+    # ---- conversations that the library keeps --------------------------------------------------------------------------
+
+    cdef const generation* conversing(self, str what) except NULL:
+        # The interface of a library that has functions for conversations, or a refusal.
+        if not can(GENERATION_CONVERSATION):
+            need(NULL, what)
+        return the_generation()
+
+    def set_function_tools(self, system, tools):
+        """Tell the vendor's library the functions that a model may call, a text of JSON, for all prompts from now on.
+
+        system: the system prompt that they come with, in place of the template's own.
+        """
+        cdef const generation* library
+        cdef bytes encoded_system = name_bytes(system, "the system message")
+        cdef bytes encoded_tools = name_bytes(tools, "tools")
+        self.enter()
+        try:
+            library = self.conversing("set_function_tools()")
+            self.settle()
+            check(library.set_tools(self.llm, encoded_system, encoded_tools), self.llm, "rkllm_set_function_tools")
+        finally:
+            self.leave()
+
+    def clear_kv_cache(self):
+        """Forget what earlier runs have left, kept histories included."""
+        self.enter()
+        try:
+            if is_extended():
+                self.settle()
+                check(ext_set_option(self.llm, b"keep_history", b"0"), self.llm, "rkllm_ext_set_option")
+                self.options["keep_history"] = False
+                self.held = 0
+                return
+            library = self.conversing("clear_kv_cache()")
+            self.settle()
+            check(library.clear_cache(self.llm), self.llm, "rkllm_clear_kv_cache")
+        finally:
+            self.leave()
+
+    def kv_cache_size(self):
+        """Return how many tokens of earlier runs the KV cache holds."""
+        cdef int tokens = 0
+        self.enter()
+        try:
+            if is_extended():
+                self.settle()
+                return self.held
+            library = self.conversing("kv_cache_size")
+            self.settle()
+            check(library.cache_size(self.llm, &tokens), self.llm, "rkllm_get_kv_cache_size")
+            return tokens
+        finally:
+            self.leave()
+
     # ---- adapters and prompt states ---------------------------------------------------------------------------------
 
     def load_lora(self, path, name, scale=1.0):

@@ -16,6 +16,7 @@ cdef class Job:
     cdef bytes cache_path
     cdef Buffer buffer
     cdef bytes prompt
+    cdef bytes role        # who says it, for libraries that ask
     cdef str image_tokens  # the option of this name
     cdef int limit         # max_new_tokens
     cdef str reason        # why the run ended, where the library does not say
@@ -125,6 +126,7 @@ cdef Job job_for(object given, int dim):
     job.request.how = &job.params
     job.request.settings = &job.settings
     job.request.n_images = 1
+    job.request.role = b"user"
     job.params.mode = RKLLM_INFER_GENERATE
     job.image_tokens = ""
     if isinstance(given, Multimodal):

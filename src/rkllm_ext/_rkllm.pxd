@@ -349,6 +349,7 @@ cdef extern from "_generation.h" nogil:
     int GENERATION_CPUS
     int GENERATION_RUN_SETTINGS
     int GENERATION_TEMPLATE
+    int GENERATION_CONVERSATION
     RKLLMInferMode RUN_LOGITS
 
     ctypedef struct model_settings:
@@ -363,6 +364,9 @@ cdef extern from "_generation.h" nogil:
         const RKLLMInferParam* how
         const RKLLMParam* settings
         size_t n_images
+        const char* role
+        int thinking
+        int keep_history
 
     ctypedef void* (*generation_symbol)(const char* name) noexcept nogil
 
@@ -371,6 +375,9 @@ cdef extern from "_generation.h" nogil:
         const char* (*bind)(generation_symbol symbol) noexcept
         RKLLMParam (*defaults)() noexcept nogil
         int (*init)(LLMHandle* handle, const model_settings* settings) noexcept nogil
+        int (*set_tools)(LLMHandle handle, const char* system, const char* tools) noexcept nogil
+        int (*clear_cache)(LLMHandle handle) noexcept nogil
+        int (*cache_size)(LLMHandle handle, int* tokens) noexcept nogil
 
     const generation generation_c
     const generation generation_f

@@ -27,6 +27,7 @@ cdef dict FIRST_OPTIONS = {
     "n_keep": -1,
     "draft": 0,
     "reuse_prefix": False,
+    "keep_history": False,
     "image_tokens": "",
 }
 
@@ -49,6 +50,7 @@ cdef class BaseRunner(BaseModel):
     cdef Job active      # the run that the library is on, or one whose end nobody has noticed yet
     cdef dict options    # as they are set in the library now
     cdef dict last_perf
+    cdef int held        # tokens of the last run, which the cache still has
     cdef bint masked     # the library has a mask function
     cdef RKLLMParam param  # what the model was loaded with, less its texts
 
@@ -96,6 +98,8 @@ cdef class BaseRunner(BaseModel):
         job.reason = self.reason(job, failed)
         job.perf = self.read_perf(job)
         self.last_perf = job.perf
+        if is_extended() and not failed and job.perf is not None:
+            self.held = job.perf["reused_tokens"] + job.perf["prefill_tokens"] + <int>job.q.tokens
         if self.active is job:
             self.active = None
         return 0
@@ -203,6 +207,11 @@ cdef class BaseRunner(BaseModel):
         lora = rest.pop("lora", "")
         if lora:
             choose_adapter(job, name_bytes(lora, "lora"))
+        if can(GENERATION_CONVERSATION):
+            job.request.keep_history = rest.pop("keep_history", False)
+            job.request.thinking = rest.pop("thinking", False)
+            job.role = name_bytes(rest.pop("role", "user"), "role")
+            job.request.role = job.role
         settings = {**self.options}
         if can(GENERATION_RUN_SETTINGS):
             settings.update({name: rest.pop(name) for name in RUN_SETTINGS if name in rest})

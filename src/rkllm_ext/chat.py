@@ -37,7 +37,11 @@ class ChatTemplate:
 
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        self._template = _compiled(source)
+        self._template, self._variables = _compiled(source)
+
+    def reads(self, variable: str) -> bool:
+        """Return whether the template asks for a variable that a conversation may bring, for example ``tools``."""
+        return variable in self._variables
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
         """Return the prompt of a conversation.
@@ -112,8 +116,8 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
-def _compiled(source: str) -> Template:
-    from jinja2 import TemplateError, TemplateSyntaxError, nodes
+def _compiled(source: str) -> tuple[Template, set[str]]:
+    from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -134,7 +138,7 @@ def _compiled(source: str) -> Template:
     functions: dict[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
     environment.globals.update(functions)
     try:
-        return environment.from_string(source)
+        return environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
     except TemplateSyntaxError as error:
         raise ModelFileError(f"the model's chat template is damaged in line {error.lineno}: {error}") from error
     except (TemplateError, RecursionError) as error:

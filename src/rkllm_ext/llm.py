@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast
 
 from ._rkllm import Handle, Multimodal, Piece, is_extended, runs_take_settings
-from .conversation import Conversations
+from .conversation import Conversations, ToldStream
 from .errors import InvalidArgumentError, UnsupportedModelError
-from .options import Form, Value, checked, checked_overrides, checked_sampling, finite, pop_form, sampling_of
+from .options import (
+    Form,
+    Value,
+    checked,
+    checked_overrides,
+    checked_sampling,
+    checked_thinking,
+    finite,
+    pop_form,
+    sampling_of,
+)
 from .results import Generation, Info, Perf, TokenLogprobs
 from .session import Session
 from .stream import Stream
@@ -28,6 +38,8 @@ if TYPE_CHECKING:
 
     Input = Union[str, Array, Multimodal]
     Images = Union[Array, Sequence[Array]]
+
+_Stream = TypeVar("_Stream", bound=Stream)
 
 __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
 
@@ -175,6 +187,7 @@ class LLM:
             "n_keep": n_keep,
             "draft": draft,
             "reuse_prefix": reuse_prefix and is_extended(),
+            "keep_history": False,
         }
         # What a run may override; every run sets these again, so that an override lasts for one run.
         self._defaults: dict[str, Value] = checked({**settings, **extended})
@@ -205,6 +218,8 @@ class LLM:
             mirostat_tau, mirostat_eta, min_p, logit_bias, stop, logprobs, seed, skip_special_token, n_keep, draft,
             reuse_prefix as in `LLM`, and ignore_eos (end tokens do not end the run): for this run only.
             lora: the name of a loaded adapter to answer with.
+            keep_history: True: the input goes on behind the run before, its answer included, where that was kept as
+            well; a run without it forgets what was kept. Text and token ids only.
             save_prompt_cache: a path; the state of the input is saved there, see `load_prompt_cache`. When that fails,
             so does the run, before its first token.
 
@@ -230,7 +245,7 @@ class LLM:
         >>> with LLM(model_path, max_new_tokens=3, seed=1) as llm:
         ...     text = "".join(piece.text for piece in llm.stream("Once upon a time"))
         """
-        return self._start(x, "auto", overrides)
+        return self._start(x, {}, overrides)
 
     def astream(self, x: Input, **overrides: Any) -> AsyncStream:
         """Start a run and return an asynchronous iterator of its pieces, for `async for`. As `stream` otherwise.
@@ -242,44 +257,83 @@ class LLM:
         return AsyncStream(self.stream(x, **overrides))
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, image_embed: Images | None = None, **overrides: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+        image_embed: Images | None = None,
+        **overrides: Any,
     ) -> Generation:
         """Answer a conversation, written as the model's own chat template has it.
 
         Parameters
         ----------
         messages : list of {"role": ..., "content": ...}
+        tools : list of {"type": "function", "function": {...}}, optional
+            Functions that the model may call, as the chat template lists them. What a call looks like in the answer is
+            the model's affair; the result of one is a message of the role "tool".
+        thinking : bool, optional
+            Whether the model thinks before it answers, where its template has a switch for that. None: its own choice.
         image_embed : optional
             Embeddings of the images whose places `<image>` marks in the messages, as for `Multimodal`.
         **overrides
-            As in `generate`.
+            As in `generate`. keep_history: True: the messages go on behind those of the calls before and their answers,
+            as far as these were read to their end.
 
         Raises
         ------
         UnsupportedModelError
-            The model has no chat template, or the library in use does not give it.
+            The model has no chat template, or one without a place for tools or thinking.
+        UnsupportedByRuntimeError
+            The vendor's library has no such conversation.
         InvalidArgumentError
             The template refuses the messages.
+
+        Examples
+        --------
+        >>> with LLM(chat_model_path, max_new_tokens=4) as llm:
+        ...     first = llm.chat([{"role": "user", "content": "My name is Ada."}], keep_history=True)
+        ...     second = llm.chat([{"role": "user", "content": "What is my name?"}], keep_history=True)
         """
-        return _whole(self.chat_stream(messages, image_embed=image_embed, **overrides))
+        return _whole(
+            self.chat_stream(messages, tools=tools, thinking=thinking, image_embed=image_embed, **overrides)
+        )
 
     def chat_stream(
-        self, messages: Sequence[Mapping[str, Any]], *, image_embed: Images | None = None, **overrides: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+        image_embed: Images | None = None,
+        **overrides: Any,
     ) -> Stream:
         """Answer a conversation piece by piece. As `chat` and `stream`."""
-        prompt, add_bos = self._conversations.prompt(messages)
-        if image_embed is None:
-            return self._start(prompt, add_bos, overrides)
-        if not isinstance(prompt, str):
-            raise UnsupportedModelError(f"{self._handle.path}: images cannot be in conversations with this model")
-        return self._start(Multimodal(prompt, image_embed), add_bos, overrides)
+        keeps = bool(checked({"keep_history": overrides.pop("keep_history", False)})["keep_history"])
+        prompt, given = self._conversations.turn(messages, tools, checked_thinking(thinking), keeps)
+        x: Input = prompt
+        if image_embed is not None:
+            if not isinstance(prompt, str):
+                raise UnsupportedModelError(f"{self._handle.path}: images cannot be in conversations with this model")
+            x = Multimodal(prompt, image_embed)
+        if not keeps or self._conversations.are_the_librarys:
+            return self._start(x, given, overrides)
+        stream = self._start(x, given, overrides, ToldStream)
+        stream.tell(lambda answer: self._conversations.keep(messages, answer))
+        return stream
 
-    def _start(self, x: Input, add_bos: str, overrides: dict[str, Any]) -> Stream:
+    def _start(
+        self, x: Input, given: dict[str, Value], overrides: dict[str, Any], stream_class: type[_Stream] = Stream
+    ) -> _Stream:
         form = pop_form(overrides)
-        options = {**self._defaults, "add_bos": add_bos, **checked_overrides(overrides)}
+        options = {**self._defaults, "add_bos": "auto", **given, **checked_overrides(overrides)}
         save_path = str(options.pop("save_prompt_cache", ""))
         constraint = None if form is None else self._constraint(form, x, options)
-        return self._handle.start(x, options, Stream, save_path, constraint)
+        stream = self._handle.start(x, options, stream_class, save_path, constraint)
+        if stream_class is Stream:
+            self._conversations.forget()
+        return stream
 
     def _constraint(self, form: Form, x: Input, options: Mapping[str, Value]) -> Constraint:
         # What gives an answer its form, and an end in time.
@@ -531,6 +585,24 @@ class LLM:
         self._handle.release_prompt_cache(name)
 
     # ---- state ------------------------------------------------------------------------------------------------------
+
+    def clear_kv_cache(self) -> None:
+        """Forget what runs with keep_history have kept, and the keys and values of runs.
+
+        Raises
+        ------
+        UnsupportedByRuntimeError
+            On the vendor's library before 1.2.1.
+        BusyError
+            A run is active.
+        """
+        self._handle.clear_kv_cache()
+        self._conversations.forget()
+
+    @property
+    def kv_cache_size(self) -> int:
+        """How many tokens, of prompts and answers, the KV cache holds for the next run. Raises as `clear_kv_cache`."""
+        return self._handle.kv_cache_size()
 
     def abort(self) -> None:
         """End the active run before its next token, from any thread. Its finish_reason becomes "abort"."""

@@ -138,6 +138,7 @@ _RUN: dict[str, Callable[[str, Any], Value]] = {
     "n_keep": _integer,
     "draft": _integer,
     "reuse_prefix": _flag,
+    "keep_history": _flag,
     "save_prompt_cache": _path,
 }
 # Those that choose among tokens.
@@ -164,6 +165,11 @@ _MODEL: dict[str, Callable[[str, Any], Value]] = {
     "img_end": _text,
     "img_content": _text,
 }
+
+
+def checked_thinking(value: Any) -> bool | None:
+    """Return whether a model is to think before it answers; None: not said. Raises InvalidArgumentError."""
+    return None if value is None else _flag("thinking", value)
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Value]:

@@ -79,8 +79,8 @@ def identify(has: Callable[[str], bool], file: bytes, said: str = "") -> Release
             raise InvalidArgumentError(f"{VARIABLE} is {said}, but the library has the functions of {series.name}")
         return _release(series, said)
     pattern = series.versions.encode()
-    # What follows "version:" is the library's own; a text alone may also be of something that is built into it. Before a
-    # text is the end of another, or, before the first one of a file, anything: the last instruction of the code.
+    # What follows "version:" is the library's own; a text alone may also be of something that is built into it. Before
+    # a text is the end of another, or, before a file's first one, anything: the last instruction of the code.
     for context in (rb"version: ?v?(%s)(?![\d.])", rb"(?<![ -~])v?(%s)(?:b\d+)?(?=\0)"):
         found = {_release(series, text.decode()) for text in re.findall(context % pattern, file)}
         if len({release.generation for release in found}) == 1:

@@ -46,6 +46,8 @@ struct Runtime {
   PromptRules prompt;
   RunSettings settings;
   bool reuse_prefix = false;  // the next run keeps what it has in common with the one before
+  bool keep_history = false;  // the next run goes on behind history, and is added to it
+  std::vector<int32_t> history;  // inputs and answers of the runs before, back to the first one with keep_history
   RKLLMExtMask mask = nullptr;
   void* mask_userdata = nullptr;
   double load_ms = 0.0;

@@ -145,6 +145,13 @@ const PromptOption kPromptOptions[] = {
     {"image_tokens", [](PromptRules& r, auto& n, auto& v) { r.image_tokens = counts(n, v); }},
 };
 
+void set_keep_history(Runtime& runtime, const std::string& name, const std::string& value) {
+  runtime.keep_history = integer(name, value, 0, 1) != 0;
+  if (runtime.keep_history) return;
+  runtime.history.clear();
+  runtime.session->truncate(0);
+}
+
 struct HandleOption {
   const char* name;
   void (*set)(Runtime& runtime, const std::string& name, const std::string& value);
@@ -153,6 +160,7 @@ struct HandleOption {
 const HandleOption kHandleOptions[] = {
     {"skip_special_token", [](Runtime& r, auto& n, auto& v) { r.skip_special = integer(n, v, 0, 1) != 0; }},
     {"reuse_prefix", [](Runtime& r, auto& n, auto& v) { r.reuse_prefix = integer(n, v, 0, 1) != 0; }},
+    {"keep_history", [](Runtime& r, auto& n, auto& v) { set_keep_history(r, n, v); }},
     {"n_threads", [](Runtime& r, auto& n, auto& v) { r.executor->set_threads(int(integer(n, v, 0, 256))); }},
     {"prefill_chunk", [](Runtime& r, auto& n, auto& v) { r.executor->set_chunk(int(integer(n, v, 1, 512))); }},
     {"activations", [](Runtime& r, auto& n, auto& v) { set_activations(r, n, v); }},

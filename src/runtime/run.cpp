@@ -188,6 +188,19 @@ void save_prompt_cache(const Session& session, const std::string& path) {
       format("saved a prompt cache with prompt size of %d tokens to '%s'", session.sequence().length(), path.c_str()));
 }
 
+// Put what the handle's runs have kept before an input. Throws Error(INVALID_ARGUMENT) for one that is not tokens alone.
+void put_behind(const std::vector<int32_t>& history, RunInput& input) {
+  SequenceInput& sequence = input.sequence;
+  if (sequence.embed)
+    throw Error(ErrorCode::INVALID_ARGUMENT, "keep_history keeps tokens; embeddings and images go on in a session only");
+  if (history.empty()) return;
+  std::vector<int32_t> ids(history);
+  ids.insert(ids.end(), sequence.ids, sequence.ids + sequence.n);
+  input.ids = std::move(ids);  // after the last use of what sequence may point to
+  sequence.ids = input.ids.data();
+  sequence.n = int64_t(input.ids.size());
+}
+
 // Compute and deliver everything but the end. Throws Error.
 void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf& perf) {
   Session& session = *runtime.session;
@@ -195,7 +208,12 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
   if (input.sequence.ids || input.sequence.embed)
     perf.input_address = input.sequence.ids ? static_cast<const void*>(input.sequence.ids)
                                             : static_cast<const void*>(input.sequence.embed);
-  prepare(input, session, runtime.prompt, true);
+  const bool keeps = runtime.keep_history && input.mode == RKLLM_INFER_GENERATE;
+  prepare(input, session, runtime.prompt, !keeps || runtime.history.empty());
+  if (keeps) {
+    session.check(input.sequence, 0);  // before its ids are copied
+    put_behind(runtime.history, input);
+  }
   if (log_level() >= 2) {
     session.check(input.sequence, 0);  // before its ids are read
     log_ids(input.sequence);
@@ -209,13 +227,21 @@ void produce(Runtime& runtime, RunInput& input, Delivery& delivery, RKLLMExtPerf
   }
   Generation settings = runtime.settings.generation;
   settings.seed = perf.seed = runtime.settings.choose_seed();
-  if (!runtime.reuse_prefix) session.truncate(0);
+  if (!runtime.reuse_prefix && !keeps) session.truncate(0);
   GenerationEvents events;
-  events.on_token = [&](const Sampled& token) { return delivery.token(token); };
+  std::vector<int32_t> answer;  // what is to be kept of it
+  events.on_token = [&](const Sampled& token) {
+    if (keeps) answer.push_back(token.id);
+    return delivery.token(token);
+  };
   if (!input.save_path.empty()) events.on_prefilled = [&] { save_prompt_cache(session, input.save_path); };
   events.constraint = constraint_of(runtime);
   Timing timing;
   const Finish finish = generate(session, input.sequence, settings, events, timing);
+  if (keeps) {
+    answer.insert(answer.begin(), input.sequence.ids, input.sequence.ids + input.sequence.n);
+    runtime.history = std::move(answer);
+  }
   perf.prefill_ms = timing.prefill_ms;
   perf.generate_ms = timing.generate_ms;
   perf.prefill_tokens = timing.prefill_tokens;
