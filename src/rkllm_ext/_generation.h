@@ -24,8 +24,8 @@ enum {
   GENERATION_N_KEEP = 2,
   GENERATION_CPUS = 4,         /* n_threads */
   GENERATION_RUN_SETTINGS = 8, /* sampling and max_new_tokens of one run */
-  GENERATION_TEMPLATE = 16,    /* puts a chat template around prompts, unless raw_prompts are asked for */
-  GENERATION_CONVERSATION = 32 /* has keep_history, role and thinking of a run, and the functions of conversations */
+  GENERATION_CONVERSATION = 16 /* puts a chat template around prompts, unless raw_prompts are asked for; has role,
+                                  thinking and keep_history of a run, tools, and a KV cache that can be asked */
 };
 
 #define RUN_LOGITS ((RKLLMInferMode)2) /* beside the modes of rkllm.h */

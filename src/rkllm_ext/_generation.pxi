@@ -62,13 +62,8 @@ def runs_take_settings():
     return is_extended() or can(GENERATION_RUN_SETTINGS)
 
 
-def puts_template():
-    """Return whether the library in use puts a model's chat template around prompts, unless it is told not to."""
-    return can(GENERATION_TEMPLATE)
-
-
 def keeps_conversations():
-    """Return whether the library in use has a role, thinking and kept histories of its own for its runs' texts."""
+    """Return whether the library in use puts a chat template around prompts, and keeps what was said before."""
     return can(GENERATION_CONVERSATION)
 
 

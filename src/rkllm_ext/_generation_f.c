@@ -157,5 +157,5 @@ static int run_f(LLMHandle handle, const run_request* request, queue* q) {
 }
 
 const generation generation_f = {
-    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_TEMPLATE | GENERATION_CONVERSATION, bind_f,
+    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_CONVERSATION, bind_f,
     defaults_f, init_f, run_f, set_tools_fg, clear_cache_fg, cache_size_fg};

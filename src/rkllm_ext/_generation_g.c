@@ -223,6 +223,5 @@ static int run_g(LLMHandle handle, const run_request* request, queue* q) {
 }
 
 const generation generation_g = {
-    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_RUN_SETTINGS | GENERATION_TEMPLATE |
-        GENERATION_CONVERSATION,
+    GENERATION_LOGITS | GENERATION_N_KEEP | GENERATION_CPUS | GENERATION_RUN_SETTINGS | GENERATION_CONVERSATION,
     bind_g, defaults_g, init_g, run_g, set_tools_fg, clear_cache_fg, cache_size_fg};

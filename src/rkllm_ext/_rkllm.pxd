@@ -348,7 +348,6 @@ cdef extern from "_generation.h" nogil:
     int GENERATION_N_KEEP
     int GENERATION_CPUS
     int GENERATION_RUN_SETTINGS
-    int GENERATION_TEMPLATE
     int GENERATION_CONVERSATION
     RKLLMInferMode RUN_LOGITS
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ._rkllm import limits
 from .errors import InvalidArgumentError
+from .library import need_own
 from .llm import LLM
 
 __all__ = ["Speed", "measure"]
@@ -78,6 +79,7 @@ def measure(
     InvalidArgumentError
         Prompt and answer together are longer than the model's context, or a number is too small.
     """
+    need_own("measuring speed beside the limits of this machine")
     with LLM(path, max_context_len=1) as llm:
         room = llm.info.max_context
     if n_prompt is None:

@@ -165,18 +165,22 @@ class Conversations:
             )
         if not isinstance(message["content"], str):
             raise UnsupportedByRuntimeError(f"a message in parts needs {needed} ({library_path()})")
-        self._tell_tools("".join(systems), tools)
+        self._tell_tools(systems[0] if systems else None, tools)
         options: dict[str, Value] = {"role": message["role"], "thinking": thinking, "keep_history": keep_history}
         return str(message["content"]), {"add_bos": "auto", **options}
 
-    def _tell_tools(self, system: str, tools: Messages | None) -> None:
-        told = None if tools is None else (system, json.dumps(tools, ensure_ascii=False))
-        if told == self._told:
+    def _tell_tools(self, system: str | None, tools: Messages | None) -> None:
+        # Once: they stay, and so does the system message where a later turn of the conversation has none.
+        before = self._told
+        if tools is None and before is None:
             return
-        if told is None:
+        if tools is None:
             raise UnsupportedByRuntimeError(
                 "a conversation without the tools of the one before: the vendor's library does not take them back; "
                 f"load the model again ({library_path()})"
             )
-        self._handle.set_function_tools(*told)
-        self._told = told
+        text = json.dumps(tools, ensure_ascii=False)
+        if before is not None and before[1] == text and system in (None, before[0]):
+            return
+        self._handle.set_function_tools(system or "", text)
+        self._told = (system or "", text)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Library", "library_in_use"]
+from .errors import UnsupportedByRuntimeError
+
+__all__ = ["Library", "library_in_use", "need_own"]
+
 
 @dataclass(frozen=True)
 class Library:
@@ -17,6 +20,22 @@ class Library:
     generation: str = ""  # of the interface of one of the vendor's; "": it is not driven
     isas: tuple[str, ...] = ()  # of rkllm_ext's own: what this processor runs, weakest first
     isa: str = ""  # the one in use
+
+
+def need_own(what: str) -> None:
+    """Refuse what only rkllm_ext's own library can do, before a model is loaded.
+
+    Raises
+    ------
+    UnsupportedByRuntimeError
+        Another one is in use.
+    """
+    from . import _rkllm
+
+    if not _rkllm.is_extended():
+        raise UnsupportedByRuntimeError(
+            f"{what} needs rkllm_ext's own library; LD_LIBRARY_PATH puts another one first ({_rkllm.library_path()})"
+        )
 
 
 def library_in_use() -> Library:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from ._rkllm import Handle, Multimodal, Piece, is_extended, runs_take_settings
 from .conversation import Conversations, ToldStream
 from .errors import InvalidArgumentError, UnsupportedModelError
+from .loaded import LoadedModel
 from .options import (
     Form,
     Value,
@@ -26,12 +27,6 @@ from .session import Session
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from typing_extensions import Self
-
     from ._rkllm import Array
     from .astream import AsyncStream
     from .constrain import Constraint, Grammars
@@ -39,12 +34,10 @@ if TYPE_CHECKING:
     Input = Union[str, Array, Multimodal]
     Images = Union[Array, Sequence[Array]]
 
-_Stream = TypeVar("_Stream", bound=Stream)
-
 __all__ = ["LLM", "Generation", "Info", "Perf", "Piece", "Stream"]
 
 
-class LLM:
+class LLM(LoadedModel):
     """A loaded model. A context manager.
 
     Thread-safety: every method may be called from any thread. One run at a time: a second one is refused with
@@ -194,7 +187,7 @@ class LLM:
         chosen = {"kv_type": kv_type, "activations": activations}
         once = checked({name: value for name, value in chosen.items() if value is not None})
         self._file = os.path.abspath(os.fsdecode(path))  # read again for the chat template's tokens
-        self._handle = Handle(path, raw_prompts=chat_template is not None, **checked({**settings, **fixed}))
+        super().__init__(Handle(path, raw_prompts=chat_template is not None, **checked({**settings, **fixed})))
         self._conversations = Conversations(self._handle, self._file, chat_template)
         try:
             self._handle.set_options({**once, **self._defaults})
@@ -292,7 +285,8 @@ class LLM:
 
         Examples
         --------
-        >>> with LLM(chat_model_path, max_new_tokens=4) as llm:
+        >>> template = "{% for m in messages %}{{ m.role }}: {{ m.content }}; {% endfor %}"
+        >>> with LLM(model_path, max_new_tokens=4, chat_template=template) as llm:
         ...     first = llm.chat([{"role": "user", "content": "My name is Ada."}], keep_history=True)
         ...     second = llm.chat([{"role": "user", "content": "What is my name?"}], keep_history=True)
         """
@@ -319,21 +313,27 @@ class LLM:
             x = Multimodal(prompt, image_embed)
         if not keeps or self._conversations.are_the_librarys:
             return self._start(x, given, overrides)
-        stream = self._start(x, given, overrides, ToldStream)
-        stream.tell(lambda answer: self._conversations.keep(messages, answer))
-        return stream
+        return self._start(x, given, overrides, lambda answer: self._conversations.keep(messages, answer))
 
     def _start(
-        self, x: Input, given: dict[str, Value], overrides: dict[str, Any], stream_class: type[_Stream] = Stream
-    ) -> _Stream:
+        self,
+        x: Input,
+        given: Mapping[str, Value],
+        overrides: dict[str, Any],
+        tell: Callable[[str], None] | None = None,
+    ) -> Stream:
+        # Start a run; `tell` is called with its text when it has been read to its end.
         form = pop_form(overrides)
         options = {**self._defaults, "add_bos": "auto", **given, **checked_overrides(overrides)}
         save_path = str(options.pop("save_prompt_cache", ""))
         constraint = None if form is None else self._constraint(form, x, options)
-        stream = self._handle.start(x, options, stream_class, save_path, constraint)
-        if stream_class is Stream:
+        if tell is None:
+            stream = self._handle.start(x, options, Stream, save_path, constraint)
             self._conversations.forget()
-        return stream
+            return stream
+        told = self._handle.start(x, options, ToldStream, save_path, constraint)
+        told.tell(tell)
+        return told
 
     def _constraint(self, form: Form, x: Input, options: Mapping[str, Value]) -> Constraint:
         # What gives an answer its form, and an end in time.
@@ -348,79 +348,12 @@ class LLM:
         limits = [n for n in (cast(int, options["max_new_tokens"]), room) if n >= 0]
         return self._grammars.constraint(form, min(limits, default=None))
 
-    # ---- tokens and numbers -----------------------------------------------------------------------------------------
-
-    def tokenize(self, text: str | bytes, *, parse_special: bool = True, add_bos: bool = False) -> NDArray[np.int32]:
-        """Return the token ids of a text, int32 [n].
-
-        Parameters
-        ----------
-        text : str or bytes
-            Bytes are UTF-8; what is invalid is read as U+FFFD.
-        parse_special : bool
-            Special tokens written in the text become their ids.
-        add_bos : bool
-            Put the begin token first if the model's tokenizer asks for one, as `generate` does.
-        """
-        return self._handle.tokenize(text, parse_special, add_bos)
-
-    def detokenize(self, ids: Array | Sequence[int], *, skip_special: bool = False) -> str:
-        """Return the text of token ids; incomplete characters become U+FFFD.
-
-        Raises
-        ------
-        InvalidArgumentError
-            An id is not in the vocabulary.
-        """
-        return self._handle.detokenize(ids, skip_special)
-
     def count_tokens(self, x: str | Sequence[Mapping[str, Any]]) -> int:
         """Return how many tokens a text, or a conversation in the model's chat template, is as a prompt."""
         prompt, add_bos = (x, "auto") if isinstance(x, str) else self._conversations.prompt(x)
         if isinstance(prompt, str):
             return len(self.tokenize(prompt, add_bos=add_bos == "auto"))
         return len(prompt)
-
-    def logits(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
-        """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""
-        return self._handle.logits(x, {"add_bos": "auto", **checked({"lora": lora})})
-
-    def hidden_states(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
-        """Return the final hidden states, behind the last norm, float32 [n, dim]. Input and errors as `generate`."""
-        return self._handle.hidden_states(x, {"add_bos": "auto", **checked({"lora": lora})})
-
-    def embed(
-        self, x: Input | list[str], *, pooling: Literal["mean", "last"] = "mean", normalized: bool = False
-    ) -> NDArray[np.float32]:
-        """Return one vector for a text, float32 [dim], or one for each text of a list, float32 [n, dim].
-
-        Parameters
-        ----------
-        x : str, int32 [n], float32 [n, dim] or Multimodal; or a list of str
-        pooling : {"mean", "last"}
-            The mean of the final hidden states of all positions, or that of the last position.
-        normalized : bool
-            Divide a vector by its length.
-
-        Raises
-        ------
-        InvalidArgumentError
-            pooling is neither, the list is empty, or x is none of these.
-        ContextFullError
-            A text is longer than max_context_len.
-        """
-        import numpy as np
-
-        if pooling not in ("mean", "last"):
-            raise InvalidArgumentError(f"pooling is {pooling!r}; 'mean' or 'last' is needed")
-        if isinstance(x, list):
-            if not x:
-                raise InvalidArgumentError("the list of texts is empty; at least one is needed")
-            return np.stack([self.embed(text, pooling=pooling, normalized=normalized) for text in x])
-        states = self.hidden_states(x)
-        vector = states[-1].astype(np.float64) if pooling == "last" else states.mean(axis=0, dtype=np.float64)
-        length = float(np.sqrt(np.dot(vector, vector))) if normalized else 1.0
-        return np.asarray(vector / (length or 1.0), np.float32)
 
     # ---- sessions ---------------------------------------------------------------------------------------------------
 
@@ -584,7 +517,7 @@ class LLM:
         """
         self._handle.release_prompt_cache(name)
 
-    # ---- state ------------------------------------------------------------------------------------------------------
+    # ---- what runs have left -----------------------------------------------------------------------------------------
 
     def clear_kv_cache(self) -> None:
         """Forget what runs with keep_history have kept, and the keys and values of runs.
@@ -603,49 +536,6 @@ class LLM:
     def kv_cache_size(self) -> int:
         """How many tokens, of prompts and answers, the KV cache holds for the next run. Raises as `clear_kv_cache`."""
         return self._handle.kv_cache_size()
-
-    def abort(self) -> None:
-        """End the active run before its next token, from any thread. Its finish_reason becomes "abort"."""
-        self._handle.abort()
-
-    @property
-    def handle(self) -> Handle:
-        """The binding underneath, for parts of the package that build upon it."""
-        return self._handle
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a run is active."""
-        return self._handle.is_running
-
-    @property
-    def perf(self) -> Perf | None:
-        """Figures of the last run that ended; None before the first, and on a library that has none."""
-        figures = self._handle.perf
-        return None if figures is None else Perf(**figures)
-
-    @property
-    def info(self) -> Info:
-        """Facts about the model."""
-        return Info(**self._handle.info())
-
-    def close(self) -> None:
-        """Free the model; an active run is aborted first. A second call does nothing."""
-        self._handle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"LLM({self._handle.path!r})"
-
-    def __reduce__(self) -> Any:
-        raise TypeError("an LLM holds a loaded model and cannot be pickled; pickle its path and load it again")
 
 
 def _whole(stream: Stream) -> Generation:

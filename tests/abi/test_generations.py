@@ -7,6 +7,7 @@ and logs every call.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -375,7 +376,8 @@ with LLM(sys.argv[1], max_new_tokens=2) as llm:
         assert all(line.startswith("a conversation needs LLM(..., chat_template=...)") for line in lines)
         return
     assert lines[0] == "tok0 tok1 "
-    assert all(line.startswith("a conversation of more than one text of the user needs LLM(") for line in lines[1:])
+    refused = "a conversation of more than one text of the user or a tool needs LLM("
+    assert all(line.startswith(refused) for line in lines[1:])
     assert [call["prompt"] for call in stub.calls("run")] == ["hello"]
     assert stub.calls("set_chat_template") == []
 
@@ -405,3 +407,104 @@ except rkllm_ext.RKLLMError as error:
 """
     assert stub.run(code, STUB_FAIL="template")[0].startswith("rkllm_init failed with -1; ")
     assert [call["call"] for call in stub.calls()][-2:] == ["set_chat_template", "destroy"]
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
+def test_turns_of_a_conversation_that_the_library_keeps(stub: Stub) -> None:
+    code = """
+with LLM(sys.argv[1], max_new_tokens=2) as llm:
+    try:
+        print(llm.chat([{"role": "user", "content": "a"}], thinking=True, keep_history=True).text)
+        llm.chat([{"role": "tool", "content": "[1]"}], keep_history=True)
+        llm.generate("b", keep_history=True)
+        llm.generate("c")
+    except rkllm_ext.UnsupportedByRuntimeError as error:
+        print(error)
+"""
+    (line,) = stub.run(code)
+    if stub.generation == "C":
+        assert line.startswith("a conversation needs LLM(..., chat_template=...)")
+        return
+    assert line == "tok0 tok1 "
+    seen = [(call["prompt"], call["role"], call["enable_thinking"], call["keep_history"]) for call in stub.calls("run")]
+    assert seen == [("a", "user", 1, 1), ("[1]", "tool", 0, 1), ("b", "user", 0, 1), ("c", "user", 0, 0)]
+
+
+def test_a_run_that_is_to_go_on_is_refused_where_the_library_keeps_nothing(stub: Stub) -> None:
+    code = """
+with LLM(sys.argv[1], max_new_tokens=2) as llm:
+    for use in (lambda: llm.generate("a", keep_history=True), lambda: llm.clear_kv_cache(), lambda: llm.kv_cache_size):
+        try:
+            print(use())
+        except rkllm_ext.UnsupportedByRuntimeError as error:
+            print(error)
+"""
+    answer, nothing, size = stub.run(code)
+    if stub.generation == "C":
+        names = [line.split(" needs ")[0] for line in (answer, nothing, size)]
+        assert names == ["option keep_history=True", "clear_kv_cache()", "kv_cache_size"]
+        return
+    assert (nothing, size) == ("None", "77")
+    (cleared,) = stub.calls("clear_kv_cache")
+    assert (cleared["keep_system"], cleared["ranges"]) == (1, 0)
+
+
+def test_tools_are_told_to_the_library_once(stub: Stub) -> None:
+    code = f"""
+tools = {TOOLS}
+talk = [{{"role": "system", "content": "be brief"}}, {{"role": "user", "content": "a"}}]
+with LLM(sys.argv[1], max_new_tokens=2) as llm:
+    try:
+        for _ in range(2):
+            llm.chat(talk, tools=tools)
+        llm.chat([{{"role": "tool", "content": "[1]"}}], tools=tools, keep_history=True)
+        llm.chat([{{"role": "user", "content": "b"}}])
+    except rkllm_ext.UnsupportedByRuntimeError as error:
+        print(error)
+"""
+    (line,) = stub.run(code)
+    if stub.generation == "C":
+        assert line.startswith("a conversation needs LLM(..., chat_template=...)")
+        return
+    assert line.startswith("a conversation without the tools of the one before: ")
+    (told,) = stub.calls("set_function_tools")
+    assert told["system"] == "be brief"
+    assert told["tools_bytes"] == len(json.dumps(TOOLS))
+    assert told["response_tag"] == "tool_response"
+    assert [call["prompt"] for call in stub.calls("run")] == ["a", "a", "[1]"]
+
+
+def test_tools_that_the_library_refuses_end_the_conversation_before_its_run(compile_c: Compile, tmp_path: Path) -> None:
+    stub = build(compile_c, tmp_path, "G", "version: 1.3.0")
+    code = f"""
+with LLM(sys.argv[1], max_new_tokens=2) as llm:
+    try:
+        llm.chat([{{"role": "user", "content": "a"}}], tools={TOOLS})
+    except rkllm_ext.RKLLMError as error:
+        print(error)
+"""
+    (line,) = stub.run(code, STUB_FAIL="tools")
+    assert line.startswith("rkllm_set_function_tools failed with -1; ")
+    assert stub.calls("run") == []
+
+
+def test_a_template_that_is_given_has_tools_thinking_and_history_of_its_own(stub: Stub) -> None:
+    code = f"""
+template = ("{{% for t in tools or [] %}}({{{{ t.function.name }}}}) {{% endfor %}}{{{{ 'hm' if enable_thinking }}}}"
+            "{{% for m in messages %}}[{{{{ m.role }}}}] {{{{ m.content }}}} {{% endfor %}}")
+with LLM(sys.argv[1], max_new_tokens=2, chat_template=template) as llm:
+    llm.chat([{{"role": "user", "content": "a"}}], keep_history=True)
+    llm.chat([{{"role": "user", "content": "b"}}], tools={TOOLS}, thinking=True, keep_history=True)
+    llm.chat([{{"role": "user", "content": "c"}}])
+"""
+    assert stub.run(code) == []
+    prompts = [call["prompt"] for call in stub.calls("run")]
+    assert prompts == [
+        "[user] a ",
+        "(weather) hm[user] a [assistant] tok0 tok1  [user] b ",
+        "[user] c ",
+    ]
+    assert [call.get("keep_history", 0) for call in stub.calls("run")] == [0, 0, 0]
+    assert stub.calls("set_function_tools") == []

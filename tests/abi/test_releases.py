@@ -179,3 +179,24 @@ call("doctor")
     release = RELEASES[stub.generation]
     assert f"ok       library            the vendor's, of release {release}, {stub.folder}/librkllmrt.so" in lines
     assert len(stub.calls("set_chat_template")) == (0 if stub.generation == "C" else 1)
+
+
+def test_commands_that_need_more_than_it_has_say_so_before_they_load_a_model(newest: Stub) -> None:
+    code = """
+import contextlib, sys
+from rkllm_ext.cli import main
+with contextlib.redirect_stderr(sys.stdout):
+    for words in (["bench", sys.argv[1]], ["eval", sys.argv[1], "--text", sys.argv[1]], ["inspect", sys.argv[1]],
+                  ["serve", sys.argv[1]], ["ui", sys.argv[1]]):
+        try:
+            main(words)
+        except SystemExit as end:
+            print(end.code)
+"""
+    lines = newest.run(code)
+    instead = f"needs rkllm_ext's own library; LD_LIBRARY_PATH puts another one first ({newest.folder}/librkllmrt.so)"
+    said = [line for line in lines if line != "1" and "pip install" not in line]  # serve and ui want their extras
+    assert len(lines) == 10 and lines.count("1") == 5
+    assert all(line.startswith("rkllm-ext: ") and line.endswith(instead) for line in said)
+    assert len(said) >= 3
+    assert newest.calls() == []

@@ -395,6 +395,29 @@ API int rkllm_set_chat_template(void* handle, const char* system, const char* pr
 }
 #endif
 #if GENERATION == 'F' || GENERATION == 'G'
+API int rkllm_set_function_tools(void* handle, const char* system, const char* tools, const char* response_tag);
+API int rkllm_set_function_tools(void* handle, const char* system, const char* tools, const char* response_tag) {
+  FILE* file = log_line("set_function_tools");
+  log_text(file, "system", system);
+  log_int(file, "tools_bytes", (long long)strlen(tools)); /* JSON in a line of JSON is hard to read */
+  log_text(file, "response_tag", response_tag);
+  log_end(file);
+  return handle == NULL || fails("tools") ? -1 : 0;
+}
+
+API int rkllm_clear_kv_cache(void* handle, int keep_system, int* starts, int* ends);
+API int rkllm_clear_kv_cache(void* handle, int keep_system, int* starts, int* ends) {
+  FILE* file = log_line("clear_kv_cache");
+  log_int(file, "keep_system", keep_system);
+  log_int(file, "ranges", starts != NULL || ends != NULL);
+  log_end(file);
+  return handle == NULL ? -1 : 0;
+}
+
+/* One size for each sequence of a batch; there is one. */
 API int rkllm_get_kv_cache_size(void* handle, int* sizes);
-API int rkllm_get_kv_cache_size(void* handle, int* sizes) { return handle == NULL || sizes == NULL ? -1 : 0; }
+API int rkllm_get_kv_cache_size(void* handle, int* sizes) {
+  sizes[0] = 77;
+  return handle == NULL ? -1 : 0;
+}
 #endif

@@ -52,8 +52,10 @@ def evaluated(
 
     from ..errors import InvalidArgumentError
     from ..evaluate import divergence, perplexity
+    from ..library import need_own
     from ..llm import LLM
 
+    need_own("perplexity, which wants the tokens of a text and their probabilities,")
     settings: dict[str, Any] = {"max_context_len": context, "n_threads": n_threads}
     with contextlib.ExitStack() as stack:
         llm = stack.enter_context(LLM(model, activations=activations, **settings))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._rkllm import GGUFFile
 from ..constrain import Constraint, Grammars, grammars_of
 from ..conversation import Conversations
+from ..library import need_own
 from ..llm import LLM
 from ..options import Form
 
@@ -51,6 +52,7 @@ class Model:
     def __init__(self, path: str | os.PathLike[str], name: str | None = None, **settings: Any) -> None:
         self.path = os.path.abspath(os.fsdecode(path))
         self.name = name or os.path.splitext(os.path.basename(self.path))[0]
+        need_own("serving, which reads tokens and decodes several answers together,")
         self.llm = LLM(self.path, **settings)
         self.info = self.llm.info
         self.tokens, special = self.llm.handle.token_table()
