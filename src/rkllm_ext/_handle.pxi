@@ -149,7 +149,7 @@ cdef class BaseHandle(BaseRunner):
         finally:
             self.leave()
 
-    # ---- conversations that the library keeps --------------------------------------------------------------------------
+    # ---- conversations that the library keeps -----------------------------------------------------------------------
 
     cdef const generation* conversing(self, str what) except NULL:
         # The interface of a library that has functions for conversations, or a refusal.

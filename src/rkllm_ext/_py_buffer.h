@@ -26,7 +26,8 @@ typedef struct {
 
 PyAPI_FUNC(int) PyObject_GetBuffer(PyObject* object, Py_buffer* view, int flags);
 PyAPI_FUNC(void) PyBuffer_Release(Py_buffer* view);
-PyAPI_FUNC(int) PyBuffer_FillInfo(Py_buffer* view, PyObject* owner, void* data, Py_ssize_t size, int readonly, int flags);
+PyAPI_FUNC(int) PyBuffer_FillInfo(Py_buffer* view, PyObject* owner, void* data, Py_ssize_t size, int readonly,
+                                  int flags);
 PyAPI_FUNC(int) PyBuffer_IsContiguous(const Py_buffer* view, char order);
 
 #define PyBUF_WRITABLE 0x0001

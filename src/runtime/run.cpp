@@ -188,11 +188,13 @@ void save_prompt_cache(const Session& session, const std::string& path) {
       format("saved a prompt cache with prompt size of %d tokens to '%s'", session.sequence().length(), path.c_str()));
 }
 
-// Put what the handle's runs have kept before an input. Throws Error(INVALID_ARGUMENT) for one that is not tokens alone.
+// Put what the handle's runs have kept before an input. Throws Error(INVALID_ARGUMENT) for one that is not tokens
+// alone.
 void put_behind(const std::vector<int32_t>& history, RunInput& input) {
   SequenceInput& sequence = input.sequence;
   if (sequence.embed)
-    throw Error(ErrorCode::INVALID_ARGUMENT, "keep_history keeps tokens; embeddings and images go on in a session only");
+    throw Error(ErrorCode::INVALID_ARGUMENT,
+                "keep_history keeps tokens; embeddings and images go on in a session only");
   if (history.empty()) return;
   std::vector<int32_t> ids(history);
   ids.insert(ids.end(), sequence.ids, sequence.ids + sequence.n);
