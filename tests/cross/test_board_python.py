@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,24 +97,52 @@ with rkllm_ext.LLM(sys.argv[1], max_context_len=64, top_k=1) as llm:
     assert board(VERSIONS[-1]).run("cortex-a76", "-c", code, model) == here
 
 
-#: Processor and Python -> tests of this project that CI runs there, minutes in all; the others take hours: slow.
-SOME = {
-    ("cortex-a76", "3.11"): ["abi/test_c_program.py", "unit/test_binding.py"],
-    ("cortex-a72", "3.13"): ["abi/test_differential.py", "unit/test_without_numpy.py"],
+#: Processor and Python -> tests of this project that CI runs there, with what emulated.py leaves out. -m slow: all.
+LEGS = {
+    ("cortex-a76", "3.13"): ["abi", "unit"],
+    ("cortex-a72", "3.11"): ["parity"],
 }
-#: What an emulator cannot show: limits of memory are those of the emulator, and times are nobody's.
-LEFT_OUT = ["unit/test_soak.py", "abi/test_limits.py"]
-ALL = [pytest.param(*leg, ["abi", "unit", "parity"], marks=pytest.mark.slow, id="-".join(leg)) for leg in SOME]
+ALL = ["abi", "unit", "parity"]
 
 
-@pytest.mark.parametrize(
-    ("processor", "version", "tests"),
-    [*(pytest.param(*leg, some, id=f"some-{'-'.join(leg)}") for leg, some in SOME.items()), *ALL],
-)
-def test_the_projects_own_tests_pass(board: Board, processor: str, version: str, tests: list[str]) -> None:
+def report_of(board: Board, leg: tuple[str, str], tests: list[str], which: str) -> str:
+    """Return pytest's report of tests run by an emulated Python."""
+    processor, version = leg
     python = board(version)
     python.install_packages()
-    left_out = [f"--ignore={REPO / 'tests' / name}" for name in LEFT_OUT]
-    report = python.test(processor, *(REPO / "tests" / name for name in tests), *left_out)
-    assert " passed" in report
-    assert " failed" not in report
+    return python.test(processor, *(REPO / "tests" / name for name in tests), which=which)
+
+
+@pytest.fixture(scope="module")
+def reports(board: Board) -> dict[tuple[str, str], Future[str]]:
+    """Return the reports of CI's legs, which run at the same time."""
+    for _, version in LEGS:
+        board(version)  # or skip
+    with ThreadPoolExecutor(len(LEGS)) as pool:
+        return {leg: pool.submit(report_of, board, leg, tests, "short") for leg, tests in LEGS.items()}
+
+
+def check(report: str) -> str:
+    """Return what a report says about tests that were not run."""
+    assert re.search(r"\d{2} passed", report)
+    assert not re.search(r"\d (failed|error)", report)
+    return "\n".join(line for line in report.splitlines() if line.startswith(("SKIPPED", "LEFT OUT")))
+
+
+@pytest.mark.parametrize("leg", LEGS, ids="-".join)
+def test_the_projects_own_tests_pass(
+    reports: dict[tuple[str, str], Future[str]], leg: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = reports[leg].result()
+    with capsys.disabled():
+        print(f"\n{' '.join(leg)}: {report.splitlines()[-1]}\n{check(report)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leg", LEGS, ids="-".join)
+def test_all_of_the_projects_own_tests_pass(
+    board: Board, leg: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = report_of(board, leg, ALL, "all")
+    with capsys.disabled():
+        print(f"\n{' '.join(leg)}: {report.splitlines()[-1]}\n{check(report)}")
