@@ -19,6 +19,7 @@ from .conftest import Running
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
 def chat(server: Running, **fields: Any) -> dict[str, Any]:
@@ -191,7 +192,10 @@ def test_roles_and_parts_of_contents_are_read(server: Running) -> None:
         (CHAT, {"temperature": "1"}, "temperature", "valid number"),
         (CHAT, {"messages": []}, "messages", "at least 1"),
         (CHAT, {"messages": [{"role": "robot", "content": "x"}]}, "messages.0", "role"),
-        (CHAT, {"messages": [{"role": "user"}]}, "messages.0.user.content", "missing"),
+        (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
+        (CHAT, {"messages": [*HELLO, {"role": "user", "content": [IMAGE]}]}, "messages.1.content.0", "image_url: "),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages.0.content.0", "file: files"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages.0.content.0.type", "'text'"),
         (CHAT, {"functions": []}, "functions", "use tools"),
         (CHAT, {"audio": {}}, "audio", "voice"),
         (CHAT, {"store": True}, "store", "keeps nothing"),

@@ -158,6 +158,34 @@ def test_who_goes_away_frees_the_place(start: Callable[..., Running], tiny_model
         assert server.stop() == 0
 
 
+def test_who_waits_for_embeddings_and_goes_away_is_not_computed(
+    start: Callable[..., Running], tiny_model: Path
+) -> None:
+    server = start(tiny_model, "--context", "16384", "--threads", "1")
+    routes = 'http_responses_total{route="/v1/embeddings",status='
+    try:
+        # Long ones, so that there is somebody to wait for.
+        running = ask_embeddings(server, [[5] * 16000] * 4)
+        until(lambda: figure(server, "embeddings_waiting") == 1.0)
+        waiting = ask_embeddings(server, [[6] * 16000] * 40)
+        until(lambda: figure(server, "embeddings_waiting") == 2.0)
+        waiting.close()
+        until(lambda: f'{routes}"499"}} 1.0' in server.call("/metrics")[2])
+        assert f'{routes}"200"}}' not in server.call("/metrics")[2]  # the first one is still at it
+        running.close()
+        until(lambda: figure(server, "embeddings_waiting") == 0.0)
+    finally:
+        assert server.stop() == 0
+
+
+def ask_embeddings(server: Running, prompts: list[list[int]]) -> socket.socket:
+    """Return a connection on which vectors are asked for."""
+    data = json.dumps({"model": server.name, "input": prompts}).encode()
+    client = socket.create_connection(("127.0.0.1", server.port), 60)
+    client.sendall(f"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    return client
+
+
 def test_slow_readers_hold_nobody_up(start: Callable[..., Running], tiny_model: Path) -> None:
     server = start(tiny_model, "--context", "8192", "--parallel", "2", "--max-queue", "8")
     try:

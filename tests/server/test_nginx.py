@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -74,7 +75,8 @@ def needs_nginx() -> None:
 
 @pytest.fixture
 def pair(start: Callable[..., Running], tiny_model: Path) -> Iterator[list[Running]]:
-    servers = [start(tiny_model, "--context", "16384", "--parallel", "2") for _ in range(2)]
+    options = ("--context", "16384", "--parallel", "2", "--trusted-proxy", "127.0.0.1", "--log-json")
+    servers = [start(tiny_model, *options) for _ in range(2)]
     yield servers
     for server in servers:
         if server.process.poll() is None:
@@ -134,6 +136,20 @@ def test_a_client_that_goes_away_frees_its_place(balancer: Nginx, pair: list[Run
     with balancer.open("/v1/completions", endless) as reply:
         assert reply.readline().startswith(b"data: ")
     wait_for(cancelled)
+
+
+def test_servers_know_the_address_of_each_user(balancer: Nginx, pair: list[Running]) -> None:
+    for address in ("127.0.0.2", "127.0.0.3"):
+        client = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=60, source_address=(address, 0))
+        client.request("GET", "/v1/models", headers={"X-Forwarded-For": "10.9.9.9"})  # what a client says counts not
+        assert client.getresponse().status == 200
+        client.close()
+
+    def named() -> set[str]:
+        rows = [json.loads(line) for server in pair for line in server.lines if '"path"' in line]
+        return {row["client"] for row in rows if row["path"] == "/v1/models"}
+
+    wait_for(lambda: named() == {"127.0.0.2", "127.0.0.3"})
 
 
 def test_metrics_are_those_of_each_server(balancer: Nginx) -> None:

@@ -60,7 +60,8 @@ def test_ollama_tells_about_models(server: Running) -> None:
     [
         ("/api/chat", {"model": "x", "messages": HELLO}, 404, "no model 'x'"),
         ("/api/chat", {"messages": HELLO}, 400, "model: the field is missing"),
-        ("/api/generate", {"model": "tiny", "prompt": "a", "images": ["x"]}, 400, "images: there is no such field"),
+        ("/api/generate", {"model": "tiny", "prompt": "a", "images": ["x"]}, 400, "images: a .rkllm file holds no"),
+        ("/api/chat", {"model": "tiny", "messages": [{**HELLO[0], "images": ["x"]}]}, 400, "messages.0.images: a"),
         ("/api/generate", {"model": "tiny", "prompt": "a", "options": {"num_gpu": 1}}, 400, "options.num_gpu"),
         ("/api/generate", {"model": "tiny", "prompt": "a", "options": {"num_ctx": 4096}}, 400, "context is 2048"),
     ],

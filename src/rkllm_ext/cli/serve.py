@@ -26,6 +26,8 @@ def _pairs(given: tuple[str, ...], option: str) -> list[tuple[str, str]]:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--api-key", envvar="RKLLM_EXT_API_KEY", help="What clients must send. Or in RKLLM_EXT_API_KEY.")
+@click.option("--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN", help="A site whose pages may ask.")
+@click.option("--trusted-proxy", metavar="ADDRESS", help="A proxy whose X-Forwarded-For names the client; * any.")
 @click.option("--parallel", default=4, show_default=True, type=click.IntRange(1, 64), help="Answers computed at once.")
 @click.option("--max-queue", default=64, show_default=True, type=click.IntRange(0, 4096), help="Answers that may wait.")
 @click.option("--lora", multiple=True, metavar="[NAME=]PATH", help="An adapter that requests may name. Several times.")
@@ -43,6 +45,8 @@ def command(
     host: str,
     port: int,
     api_key: str | None,
+    cors_origins: tuple[str, ...],
+    trusted_proxy: str | None,
     parallel: int,
     max_queue: int,
     lora: tuple[str, ...],
@@ -73,10 +77,17 @@ def command(
     for each, path in caches:
         loaded.load_prompt_cache(path, each)
     app = create_app(
-        loaded, others=dict(others), parallel=parallel, max_queue=max_queue, api_key=api_key, timeout=timeout, **given
+        loaded,
+        others=dict(others),
+        parallel=parallel,
+        max_queue=max_queue,
+        api_key=api_key,
+        timeout=timeout,
+        cors_origins=cors_origins,
+        **given,
     )
     try:
-        server = Server(app, host, port, drain)
+        server = Server(app, host, port, drain, trusted_proxy)
     except OSError as error:
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
     server.stop_on_signals()

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import flask
+from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
+from ..errors import InvalidArgumentError
 from . import ollama, openai, service, vendor
 from .engine import Engine
 from .metrics import Metrics
@@ -24,6 +27,8 @@ from .serving import GoneError, Serving, answered
 
 MOST_BODY = 8 * 2**20  # bytes
 _OPEN_TO_ALL = {"/health"}
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
+_PREFLIGHT_AGE = 600  # seconds that a browser need not ask again what it may send
 
 
 def create_app(
@@ -35,6 +40,7 @@ def create_app(
     api_key: str | None = None,
     timeout: float | None = 600.0,
     most_body: int = MOST_BODY,
+    cors_origins: Collection[str] = (),
     **settings: Any,
 ) -> flask.Flask:
     """Return an application that serves a model. Any WSGI server can run it, in one process.
@@ -52,8 +58,15 @@ def create_app(
         Seconds that a request may take, waiting included; None: any.
     most_body : int
         Bytes of a request's body.
+    cors_origins : collection of str
+        Origins (`https://chat.example.org`) whose pages may send requests and read the answers; "*": all.
     **settings
         Of `LLM`: max_context_len, n_threads, kv_type.
+
+    Raises
+    ------
+    InvalidArgumentError
+        An origin is none, or as `Engine`.
 
     Returns
     -------
@@ -67,6 +80,9 @@ def create_app(
     {'status': 'ok'}
     >>> app.extensions["rkllm"].close()
     """
+    for origin in cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise InvalidArgumentError(f"{origin!r} is no origin; it is written as https://chat.example.org, or *")
     if not isinstance(model, (Model, Engine)):
         model = Model(model, **settings)
     engine = model if isinstance(model, Engine) else Engine(model, parallel, max_queue)
@@ -78,16 +94,21 @@ def create_app(
     serving = Serving(models, metrics, timeout)
     for part in (openai, service, ollama, vendor):
         app.register_blueprint(part.routes(serving))
-    _guard(app, api_key)
+    _guard(app, api_key, cors_origins)
     _tell_errors(app)
     _keep_books(app, metrics)
     return app
 
 
-def _guard(app: flask.Flask, api_key: str | None) -> None:
+def _guard(app: flask.Flask, api_key: str | None, cors_origins: Collection[str]) -> None:
+    if cors_origins:
+        CORS(app, origins=list(cors_origins), max_age=_PREFLIGHT_AGE)
+
     @app.before_request
     def check() -> None:
         request = flask.request
+        if cors_origins and request.method == "OPTIONS":
+            return  # a browser asks what it may send: nothing is done, and it sends no key
         if api_key is not None and request.path not in _OPEN_TO_ALL:
             kind, _, given = request.headers.get("Authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
@@ -100,7 +121,8 @@ def _guard(app: flask.Flask, api_key: str | None) -> None:
                 )
         # A page of another site can make a browser send requests here.
         origin = request.headers.get("Origin")
-        if api_key is None and origin and urlsplit(origin).netloc != request.host:
+        invited = "*" in cors_origins or origin in cors_origins
+        if api_key is None and origin and not invited and urlsplit(origin).netloc != request.host:
             raise Refusal(403, f"requests of pages of {origin} are not answered", "permission_error", code="origin")
 
 

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .fields import REFUSED
+from .fields import REFUSED, REFUSED_PARTS
 from .refusals import Refusal, bad_field
 
 Model = TypeVar("Model", bound=BaseModel)
+_UNSUPPORTED = "unsupported_parameter"
 
 
 def json_object(data: bytes) -> dict[str, Any]:
@@ -46,25 +47,41 @@ def parsed(kind: type[Model], data: bytes) -> Model:
         if name not in kind.model_fields and name in REFUSED and value is not None:
             reason, harmless = REFUSED[name]
             if not any(value == each and type(value) is type(each) for each in harmless):
-                raise bad_field(name, reason, "unsupported_parameter")
+                raise bad_field(name, reason, _UNSUPPORTED)
+    _refuse_parts(given)
     try:
         return kind.model_validate({name: value for name, value in given.items() if name not in REFUSED})
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise _refusal(error, given) from None
+
+
+def _refuse_parts(given: dict[str, Any]) -> None:
+    # What is no text, by its own name: a client has to know that it is this that is not possible.
+    messages = given.get("messages")
+    rows: list[tuple[str, Any]] = [("", given)]
+    for number, message in enumerate(messages if isinstance(messages, list) else []):
+        content = message.get("content") if isinstance(message, dict) else None
+        rows.append((f"messages.{number}.", message))
+        for place, part in enumerate(content if isinstance(content, list) else []):
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind in REFUSED_PARTS:
+                raise bad_field(f"messages.{number}.content.{place}", f"{kind}: {REFUSED_PARTS[kind]}", _UNSUPPORTED)
+    for path, fields in rows:
+        if isinstance(fields, dict) and fields.get("images"):
+            raise bad_field(f"{path}images", REFUSED_PARTS["images"], _UNSUPPORTED)
 
 
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-def _refusal(error: ValidationError) -> Refusal:
+def _refusal(error: ValidationError, given: dict[str, Any]) -> Refusal:
     # Of a union every branch complains: what was meant is the one that has the right type, or of which most was right.
     def closeness(each: Any) -> tuple[int, bool]:
-        path = [part for part in each["loc"] if not _names_a_branch(part)]
-        return len(path), not each["type"].endswith("_type")
+        return len(_path(each, given)), not each["type"].endswith("_type")
 
     first = max(error.errors(include_url=False, include_input=False), key=closeness)
-    path = ".".join(str(part) for part in first["loc"] if not _names_a_branch(part))
+    path = ".".join(map(str, _path(first, given)))
     if first["type"] == "extra_forbidden":
         return bad_field(path, "there is no such field", "unknown_parameter")
     if first["type"] == "missing":
@@ -72,6 +89,14 @@ def _refusal(error: ValidationError) -> Refusal:
     return bad_field(path, first["msg"][:1].lower() + first["msg"][1:], "invalid_value")
 
 
-def _names_a_branch(part: int | str) -> bool:
-    # pydantic puts the names of types into paths: "function-after[...]", "list[str]", "UserMessage".
-    return isinstance(part, str) and (any(mark in part for mark in "[]-,()") or part[:1].isupper())
+def _path(error: Any, given: Any) -> list[int | str]:
+    # Where the value is. pydantic names the branches of unions as well: "user", "function-after[...]", "list[str]".
+    path: list[int | str] = []
+    value = given
+    for part in error["loc"]:
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            value = value[part]
+            path.append(part)
+    if error["type"] == "missing":
+        path.append(error["loc"][-1])
+    return path

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SHUT_DOWN = "the server is being shut down; ask another one, or later"
 _MOST_AT_ONCE = 512  # positions of a prompt between two looks at what else is to be done, when nobody else computes
 _LEAST_AT_ONCE = 8
+_LOOK = 0.25  # seconds between two looks at whether who waits is still there
 _PAUSE = 0.05  # seconds that a long prompt may hold up the answers of others between two of their tokens
 
 
@@ -45,6 +46,7 @@ class Counters:
     steps: int = 0
     waiting: int = 0
     active: int = 0
+    embeddings_waiting: int = 0
     sessions: int = 0
     kv_positions: int = 0  # whose keys and values are in memory
 
@@ -89,7 +91,7 @@ class Engine:
         self._waiting: FairQueue[Answer] = FairQueue()
         self._active: list[Answer] = []
         self._changed = threading.Condition()
-        self._embedding = 0  # requests for embeddings that are here
+        self._embedding_turn = threading.Lock()
         self._draining = False
         self._closing = False
         self._rate = 0.0  # positions of prompts per second
@@ -152,18 +154,24 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is computed and nobody waits."""
-        return not self._active and not len(self._waiting) and not self._embedding
+        return not self._active and not len(self._waiting) and not self.counters.embeddings_waiting
 
     @property
     def is_draining(self) -> bool:
         """Whether new requests are refused for good."""
         return self._draining
 
-    def embed(self, prompts: Sequence[Sequence[int]], dimensions: int | None = None) -> NDArray[np.float32]:
+    def embed(
+        self,
+        prompts: Sequence[Sequence[int]],
+        dimensions: int | None = None,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> NDArray[np.float32]:
         """Return one vector of length 1 for each prompt, float32 [n, dim]: the mean of its final hidden states.
 
         With `dimensions`, the first so many numbers of each, brought to length 1 again. Waits for others who do the
-        same; answers go on meanwhile.
+        same; answers go on meanwhile. `go_on` is called before each prompt and now and then while others have their
+        turn; what it raises ends the request.
 
         Raises
         ------
@@ -180,16 +188,26 @@ class Engine:
         with self._changed:
             if self._draining:
                 raise DrainingError(_SHUT_DOWN)
-            if self._embedding > self.max_queue:
-                raise QueueFullError(f"{self._embedding} requests for embeddings wait already; try again later")
-            self._embedding += 1
+            if self.counters.embeddings_waiting > self.max_queue:
+                here = self.counters.embeddings_waiting
+                raise QueueFullError(f"{here} requests for embeddings wait already; try again later")
+            self.counters.embeddings_waiting += 1
         try:
-            vectors = np.stack([self.model.embed(prompt) for prompt in prompts])[:, :dimensions]
+            vectors = np.stack([self._embed(prompt, go_on) for prompt in prompts])[:, :dimensions]
             return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         finally:
             with self._changed:
-                self._embedding -= 1
+                self.counters.embeddings_waiting -= 1
                 self._changed.notify_all()
+
+    def _embed(self, prompt: Sequence[int], go_on: Callable[[], None]) -> NDArray[np.float32]:
+        go_on()
+        while not self._embedding_turn.acquire(timeout=_LOOK):
+            go_on()
+        try:
+            return self.model.embed(prompt)
+        finally:
+            self._embedding_turn.release()
 
     def close(self) -> None:
         """End all requests, which fail with DrainingError, and free the model. A second call does nothing."""

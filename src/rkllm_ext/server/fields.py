@@ -36,6 +36,16 @@ REFUSED: Dict[str, "tuple[str, tuple[Any, ...]]"] = {
     "web_search_options": ("there is no web search", ()),
 }
 
+# Parts of contents, and fields of messages, that no text stands for.
+_NO_EYES = "a .rkllm file holds no image encoder, so the model reads text only; describe the image in words"
+REFUSED_PARTS: Dict[str, str] = {
+    "image_url": _NO_EYES,
+    "image": _NO_EYES,
+    "images": _NO_EYES,
+    "input_audio": "the model hears nothing; give its words as text",
+    "file": "files are not read; give their text",
+}
+
 
 class Body(BaseModel):
     """A JSON object without unknown fields."""

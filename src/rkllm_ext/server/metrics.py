@@ -29,6 +29,7 @@ _GROWING = {
 _NOW = {
     "waiting": "Answers that wait.",
     "active": "Answers that are computed.",
+    "embeddings_waiting": "Requests for embeddings that wait or are computed.",
     "sessions": "Sequences that are kept, idle ones included.",
     "kv_positions": "Positions whose keys and values are in memory.",
 }

@@ -96,7 +96,7 @@ def routes(serving: Serving) -> flask.Blueprint:
             prompts = [prompt[:most] for prompt in prompts]
         if not all(prompts):
             raise bad_field("input", "a text is empty")
-        vectors = engine.embed(prompts, body.dimensions).tolist() if prompts else []
+        vectors = serving.embed(engine, prompts, body.dimensions).tolist() if prompts else []
         return answered(
             {
                 "model": body.model,

@@ -80,7 +80,7 @@ def routes(serving: Serving) -> flask.Blueprint:
         if body.dimensions is not None and body.dimensions > dim:
             raise bad_field("dimensions", f"it is {body.dimensions}, but the model has {dim}")
         prompts = prompts_of(body.input, engine, "input")
-        vectors = engine.embed(prompts, body.dimensions)
+        vectors = serving.embed(engine, prompts, body.dimensions)
         as_text = body.encoding_format == "base64"
         rows = [
             {"object": "embedding", "index": index, "embedding": _base64(row) if as_text else row.tolist()}

@@ -66,6 +66,8 @@ class Server:
         0: any that is free.
     drain : float
         Seconds that requests have to end when the server is stopped.
+    trusted_proxy : str, optional
+        The address of a proxy whose `X-Forwarded-For` and `X-Forwarded-Proto` say who the client is; "*": any.
 
     Attributes
     ----------
@@ -73,7 +75,14 @@ class Server:
         It listens on.
     """
 
-    def __init__(self, app: flask.Flask, host: str = "127.0.0.1", port: int = 8080, drain: float = 30.0) -> None:
+    def __init__(
+        self,
+        app: flask.Flask,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        drain: float = 30.0,
+        trusted_proxy: str | None = None,
+    ) -> None:
         self._models: Models = app.extensions["rkllm"]
         first = self._models.first
         self._channels: dict[int, Any] = {}
@@ -92,6 +101,9 @@ class Server:
             cleanup_interval=5,
             asyncore_use_poll=True,
             ident="rkllm_ext",
+            trusted_proxy=trusted_proxy,
+            trusted_proxy_headers={"x-forwarded-for", "x-forwarded-proto"} if trusted_proxy else set(),
+            clear_untrusted_proxy_headers=True,
         )
         self.port = int(self._listeners[0].socket.getsockname()[1])
         self._drain = drain

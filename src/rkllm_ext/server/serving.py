@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import flask
 from pydantic import BaseModel
@@ -16,8 +17,12 @@ from .engine import Engine
 from .metrics import Metrics
 from .models import Models
 from .refusals import Refusal, refusal_of
-from .request import LOG, Event, Request
+from .request import LOG, DeadlineError, Event, Request
 from .ticket import Ticket
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _POLL = 0.25  # seconds between two looks at whether the client is there while no token comes
 _MOST_EVENTS = 64  # that go out together when the client is slower than the model
@@ -58,6 +63,19 @@ class Serving:
         """Queue a request that ends when the present client goes away."""
         gone = flask.request.environ.get("waitress.client_disconnected")
         return Watched(engine.submit(request), gone, self.metrics)
+
+    def embed(self, engine: Engine, prompts: Sequence[Sequence[int]], dimensions: int | None) -> NDArray[np.float32]:
+        """Return `Engine.embed`'s vectors, unless the present client goes away or its time is over."""
+        gone = flask.request.environ.get("waitress.client_disconnected")
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+
+        def go_on() -> None:
+            if gone is not None and gone():
+                raise GoneError
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineError(f"the request was not done in {self.timeout:g} seconds")
+
+        return engine.embed(prompts, dimensions, go_on)
 
     def submit_all(self, engine: Engine, requests: Iterable[Request]) -> list[Watched]:
         """Queue several requests; all or none."""
