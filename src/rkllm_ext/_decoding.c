@@ -51,8 +51,8 @@ int decoding_put(const int32_t* tokens, size_t n, void* userdata) {
   pthread_mutex_lock(&d->mutex);
   memcpy(d->tokens + d->put++ * d->n, tokens, n * sizeof(int32_t));
   last = ended || d->stopped || d->put == d->most;
-  pthread_cond_signal(&d->filled);
   pthread_mutex_unlock(&d->mutex);
+  pthread_cond_signal(&d->filled); /* behind the lock, which whoever wakes up wants */
   return last;
 }
 
