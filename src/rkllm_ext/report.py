@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .convert import ConversionReport
+from .writer import check_target, put_text
 
 _COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#475569")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 860, 320, 56, 40, 12
@@ -39,10 +40,17 @@ def write_report(
         What `convert.convert` returned, with ``measure=True`` for the errors of the tensors.
     evaluation
         Figures to put beside it, for example perplexities; ready for JSON.
+
+    Raises
+    ------
+    InvalidArgumentError
+        No file can be put there.
+    ModelFileError
+        Writing failed. A file that is there stays as it was.
     """
     facts = {**asdict(report), "evaluation": dict(evaluation) if evaluation else None}
     text = json.dumps(facts, indent=2, default=str) + "\n" if str(path).endswith(".json") else _page(facts)
-    Path(path).write_text(text, encoding="utf-8")
+    put_text(text, check_target(path))
 
 
 def _page(facts: Mapping[str, Any]) -> str:

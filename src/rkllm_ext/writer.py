@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -300,14 +300,29 @@ def put_file(file: Path, target: Path) -> None:
     ModelFileError
         Writing failed. `target` is what it was before, or the whole file.
     """
-    temporary = _temporary(target)
-    try:
+    with _in_place_of(target) as temporary:
         try:
             os.link(file, temporary)
         except OSError:  # another file system, or one without links
             shutil.copyfile(file, temporary)
             with open(temporary, "rb") as copy:
                 os.fsync(copy.fileno())
+
+
+def put_text(text: str, target: Path) -> None:
+    """Write a text in UTF-8 to `target`; otherwise as `put_file`."""
+    with _in_place_of(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _in_place_of(target: Path) -> Iterator[Path]:
+    """Give a name beside `target` for a file that takes its place at the end, and that failures leave nothing of."""
+    temporary = _temporary(target)
+    try:
+        yield temporary
         os.replace(temporary, target)
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror}; nothing was changed") from error

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,21 @@ def test_a_c_program_generates_the_text_that_python_generates(program: Path, tin
     assert answer.perf is not None
     assert result.stdout == answer.text + "\n"
     assert result.stderr == f"tokens 24, finished 1, prompt {answer.perf.prefill_tokens}, finish 2\n"
+
+
+def test_the_program_of_the_readme_answers(compile_c: Compile, repo: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (text,) = re.findall(r"```c\n(.*?)```", (repo / "README.md").read_text("utf-8"), re.DOTALL)
+    source = tmp_path / "program.c"
+    source.write_text(text, "utf-8")
+    library = Path(rkllm_ext.library_path())
+    program = compile_c(source, "readme_program", "-std=c99", str(library), f"-Wl,-rpath,{library.parent}")
+    without = subprocess.run([program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert without.returncode == 1
+    assert "model.rkllm: there is no such file" in without.stderr
+    (tmp_path / "model.rkllm").symlink_to(tiny_model)
+    answer = subprocess.run([program], cwd=tmp_path, capture_output=True, timeout=120)
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert answer.stdout
 
 
 def test_a_missing_model_is_a_sentence(program: Path, tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def test_failures_are_one_line(start: Callable[..., Running], tiny_model: Path, 
         status, said = serve(tiny_model, "--port", str(taken.getsockname()[1]))
     assert status == 1 and "cannot listen on 127.0.0.1" in said
     assert "Traceback" not in said
+    status, said = serve(tiny_model, "--host", "999.1.1.1")
+    assert status == 1 and said.endswith("rkllm-ext: cannot listen on 999.1.1.1:8080: there is no such address\n")
+    assert "Traceback" not in said
 
 
 def test_an_open_address_without_a_key_is_warned_of(start: Callable[..., Running], tiny_model: Path) -> None:

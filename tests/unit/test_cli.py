@@ -141,6 +141,16 @@ def test_a_failure_is_one_line_and_status_1(
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
+def test_whether_a_file_can_be_read_is_for_who_opens_it_to_say(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # else click would call a file without permission wrong usage, with status 2
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    assert call("inspect", str(model)) == 0
+    assert call("run", str(model), "hello", "--tokens", "2") == 0
+    assert capsys.readouterr().err.startswith("[load ")
+
+
 def test_ctrl_c_is_status_130(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ PYTHON = {
     "source_model": "errors arch metadata readers writer",
     "convert": "errors _rkllm arch chat metadata progress quant readers source_model tokenizer writer",
     "estimate": "_rkllm convert metadata quant source_model writer",
-    "report": "convert",
+    "report": "convert writer",
     "options": "errors",
     "results": "",
     "stream": "_rkllm results",

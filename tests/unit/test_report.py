@@ -16,7 +16,7 @@ from gguf_models import write_gguf
 
 from rkllm_ext import LLM, convert
 from rkllm_ext.cli import main
-from rkllm_ext.errors import InvalidArgumentError
+from rkllm_ext.errors import InvalidArgumentError, ModelFileError
 from rkllm_ext.estimate import estimate
 from rkllm_ext.evaluate import divergence
 from rkllm_ext.quant.formats import formats, offered_names
@@ -119,6 +119,22 @@ def test_the_json_report_holds_everything(tiny_llama: Path, tmp_path: Path) -> N
     assert facts["evaluation"] == {"perplexity": 5.5}
     write_report(tmp_path / "r.json", report)
     assert json.loads((tmp_path / "r.json").read_text())["evaluation"] is None
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    report = convert(tiny_llama, tmp_path / "m.rkllm", "w8a8")
+    page = tmp_path / "r.html"
+    page.write_text("old")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ModelFileError, match=r"r\.html: cannot be written: No space left on device; nothing"):
+        write_report(page, report)
+    assert page.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.rkllm", "r.html"]
 
 
 def test_the_page_has_a_row_for_each_tensor_and_a_plot_of_their_errors(tiny_llama: Path, tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from .options import FILE
+
 
 @click.command("batch", short_help="Answer a file of requests, in OpenAI's batch format.")
-@click.argument("requests", type=click.Path())
-@click.argument("answers", type=click.Path())
+@click.argument("requests", type=FILE)
+@click.argument("answers", type=FILE)
 @click.option(
     "--model",
-    type=click.Path(),
+    type=FILE,
     help="A .rkllm file that answers all requests. Default: each request's model is the path of one.",
 )
 @click.option("--parallel", default=4, show_default=True, type=click.IntRange(1, 64), help="Answers computed at once.")

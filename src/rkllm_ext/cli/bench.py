@@ -7,11 +7,11 @@ import json
 
 import click
 
-from .options import activations_option
+from .options import FILE, activations_option
 
 
 @click.command("bench", short_help="Measure how fast a .rkllm file runs here.")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=FILE)
 @click.option("-p", "--prompt", type=click.IntRange(1), help="Tokens to read. Default: 512, or as many as fit.")
 @click.option("-n", "--generate", type=click.IntRange(2), default=128, show_default=True, help="Tokens to write.")
 @click.option("-t", "--threads", help="Numbers of threads, 1,2,4. Default: the library's own choice.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import format_options, read_text
+from .options import FILE, format_options, read_text
 
 if TYPE_CHECKING:
     from ..quant.recipe import Recipe
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @click.command("convert", short_help="Make a .rkllm file.")
 @click.argument("source")
-@click.argument("out", type=click.Path())
+@click.argument("out", type=FILE)
 @format_options
 @click.option("--algorithm", default="normal", show_default=True, help="normal, or gdq, which learns (4 bits; torch).")
 @click.option("--opt", "level", type=int, default=0, show_default=True, help="0: round to nearest. 1: calibrate.")
-@click.option("--dataset", type=click.Path(), help='A JSON list of {"input", "target"} to calibrate with.')
+@click.option("--dataset", type=FILE, help='A JSON list of {"input", "target"} to calibrate with.')
 @click.option(
     "--hybrid-rate", type=float, default=0.0, help="Share of layers with groups in formats without, or the reverse."
 )
 @click.option("--steps", type=int, default=50, show_default=True, help="gdq: steps to learn each block.")
 @click.option("--seed", type=int, default=0, show_default=True, help="gdq: order of the texts.")
-@click.option("--extra-qparams", type=click.Path(), help="gdq: the gdq.qparams of an earlier conversion.")
+@click.option("--extra-qparams", type=FILE, help="gdq: the gdq.qparams of an earlier conversion.")
 @click.option("--platform", default="cpu", show_default=True, help="rk3588, rk3576 or cpu.")
 @click.option("--npu-cores", type=int, help="NPU cores to use; default: all of the platform.")
 @click.option(
     "--lora",
-    type=click.Path(),
+    type=FILE,
     help="A LoRA adapter of SOURCE (PEFT folder or GGUF file): written beside OUT as <OUT>_lora.rkllm.",
 )
 @click.option("--dry-run", is_flag=True, help="Tell size, formats and memory; write nothing.")
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     "--report",
     "reports",
     multiple=True,
-    type=click.Path(),
+    type=FILE,
     help="Write a report with the error of each tensor: .html or .json.",
 )
-@click.option("--report-text", type=click.Path(), help="For the report: a text to measure the loss on.")
+@click.option("--report-text", type=FILE, help="For the report: a text to measure the loss on.")
 def command(
     source: str,
     out: str,

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from .options import activations_option, read_text
+from .options import FILE, activations_option, read_text
 
 
 @click.command("eval", short_help="Measure how well a .rkllm file predicts a text.")
-@click.argument("model", type=click.Path())
-@click.option("--text", required=True, type=click.Path(), help="UTF-8 text to predict.")
-@click.option("--against", type=click.Path(), help="A .rkllm file, usually fp16, to measure the distance from.")
+@click.argument("model", type=FILE)
+@click.option("--text", required=True, type=FILE, help="UTF-8 text to predict.")
+@click.option("--against", type=FILE, help="A .rkllm file, usually fp16, to measure the distance from.")
 @click.option(
     "--context", type=click.IntRange(2), help="Tokens of a window; none overlap. Default: 512, or the model's."
 )

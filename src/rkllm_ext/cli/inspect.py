@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..errors import ModelFileError
+from .options import FILE
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _groups(file: Any) -> list[dict[str, Any]]:
 
 
 @click.command("inspect", short_help="Print what a .rkllm file holds.")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, as_json: bool) -> None:
     """Print what the .rkllm file MODEL, an adapter or a prompt cache holds."""

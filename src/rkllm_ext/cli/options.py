@@ -18,6 +18,9 @@ else:
     TextType = click.ParamType
 
 
+FILE = click.Path(readable=False)  # whoever opens the file says what is wrong with it
+
+
 class FormatName(TextType):
     """The name of a weight format, as the library lists them."""
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from .options import activations_option, read_text, sampling_options
+from .options import FILE, activations_option, read_text, sampling_options
 
 
 @click.command("run", short_help="Answer with a .rkllm file.")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=FILE)
 @click.argument("prompt", required=False)
 @click.option(
     "--chat/--raw",
@@ -22,7 +22,7 @@ from .options import activations_option, read_text, sampling_options
 @click.option(
     "--chat-template",
     metavar="FILE",
-    type=click.Path(),
+    type=FILE,
     help="Use the chat template in FILE (jinja2) instead of the model's own.",
 )
 @click.option("--lora", metavar="[NAME=]PATH", help="Answer with this LoRA adapter.")
@@ -30,7 +30,7 @@ from .options import activations_option, read_text, sampling_options
 @click.option(
     "--prompt-cache",
     metavar="FILE",
-    type=click.Path(dir_okay=False),
+    type=click.Path(dir_okay=False, readable=False),
     help="Begin with the state that FILE holds; without such a file, save the state of the first prompt there.",
 )
 @activations_option

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .options import FILE
+
 
 def _pairs(given: tuple[str, ...], option: str) -> list[tuple[str, str]]:
     # NAME=PATH, or PATH alone, whose name is the file's without its ending.
@@ -22,7 +24,7 @@ def _pairs(given: tuple[str, ...], option: str) -> list[tuple[str, str]]:
 
 
 @click.command("serve", short_help="Serve a .rkllm file over HTTP.")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=FILE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--api-key", envvar="RKLLM_EXT_API_KEY", help="What clients must send. Or in RKLLM_EXT_API_KEY.")
@@ -88,8 +90,9 @@ def command(
     )
     try:
         server = Server(app, host, port, drain, trusted_proxy)
-    except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter for a host that does not exist
+        reason = error.strerror if isinstance(error, OSError) else "there is no such address"
+        raise click.ClickException(f"cannot listen on {host}:{port}: {reason}") from None
     server.stop_on_signals()
     if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
         LOG.warning("anybody who reaches this address can use the server; set --api-key")

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .options import FILE
+
 
 def _name_and_password(_: click.Context, option: click.Parameter, given: str | None) -> tuple[str, str] | None:
     if given is None:
@@ -19,7 +21,7 @@ def _name_and_password(_: click.Context, option: click.Parameter, given: str | N
 
 
 @click.command("ui", short_help="Talk to a .rkllm file on a web page.")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=FILE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option(
