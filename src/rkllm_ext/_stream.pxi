@@ -59,7 +59,7 @@ cdef class BaseStream:
         raise TypeError("a running stream cannot be pickled")
 
     cdef int check_process(self) except -1:
-        # The library's threads are not there after a fork: nothing would ever come, and the queue may be locked for good.
+        # The library's threads are not there after a fork: nothing would ever come, and the queue may be locked.
         if not self.over and self.handle.pid != getpid():
             raise InvalidArgumentError("the run was started by another process; start one after the fork")
         return 0

@@ -298,7 +298,8 @@ std::shared_ptr<const Container> Container::open(const std::string& path) {
   }
   struct stat info {};
   if (fstat(file.fd, &info) != 0) refuse("cannot be examined: " + std::system_category().message(errno));
-  if (S_ISDIR(info.st_mode)) refuse("is a directory; a model file is expected, which 'rkllm-ext convert' makes of a checkpoint");
+  if (S_ISDIR(info.st_mode))
+    refuse("is a directory; a model file is expected, which 'rkllm-ext convert' makes of a checkpoint");
   if (!S_ISREG(info.st_mode)) refuse("is not a regular file");
   if (info.st_size == 0) refuse("is empty");
   const auto size = static_cast<uint64_t>(info.st_size);
