@@ -40,7 +40,7 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"{n}-threads")
 def llm(path: Path, request: pytest.FixtureRequest) -> Iterator[rkllm_ext.LLM]:
-    with rkllm_ext.LLM(path, max_context_len=2048, n_threads=request.param) as opened:
+    with rkllm_ext.LLM(path, max_context_len=2560, n_threads=request.param) as opened:
         yield opened
 
 
@@ -48,7 +48,7 @@ def some_ids(llm: rkllm_ext.LLM, n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, llm.info.vocab_size, n).astype(np.int32)
 
 
-@pytest.mark.parametrize("n", [16, 128, 512])
+@pytest.mark.parametrize("n", [16, 128, 512, 2048])
 def test_prefill(llm: rkllm_ext.LLM, n: int, benchmark: Any) -> None:
     ids = some_ids(llm, n)
     benchmark.pedantic(llm.generate, (ids,), {"max_new_tokens": 1, **GREEDY}, rounds=5, warmup_rounds=1)

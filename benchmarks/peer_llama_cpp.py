@@ -4,7 +4,11 @@
 Needs `llama-cpp-python`, built from source for this processor. Both sides read the same GGUF file (ours converts it),
 with random weights in the shape of a real model, since speed does not depend on the values; they take turns in one
 run, and each figure is a ratio of medians. Decode is a pass for one token, prefill one for a prompt, both up to the
-logits of the last position, without sampling.
+logits of the last position, without sampling. The last column of decode is what this engine reads of its weights per
+second, as a share of what the same threads read at most in plain loops before and after the turns.
+
+`--anew` writes all files once more before they are measured, both sides' in the same way, in pieces of 4 MB: Linux then
+keeps them in huge pages, as far as it can, so that the figures do not depend on how the files came into its memory.
 """
 
 from __future__ import annotations
@@ -180,6 +184,15 @@ class Ours:
         self.llm.close()
 
 
+def write_anew(path: Path) -> None:
+    """Replace a file by a copy that was written in large pieces."""
+    copy = path.with_suffix(".copy")
+    with path.open("rb") as source, copy.open("wb", buffering=0) as target:
+        while piece := source.read(4 << 20):
+            target.write(piece)
+    copy.replace(path)
+
+
 def median_seconds(sides: list[Any], repeats: int, work: Callable[[Any], float]) -> list[float]:
     """Return the median of each side, which take turns; the first turn does not count."""
     seconds: list[list[float]] = [[] for _ in sides]
@@ -191,9 +204,13 @@ def median_seconds(sides: list[Any], repeats: int, work: Callable[[Any], float])
     return [statistics.median(list_) for list_ in seconds]
 
 
-def compare(name: str, kind: str, n_threads: int, arguments: argparse.Namespace) -> None:
-    """Print one row for each question of a model, a type and a number of threads."""
-    gguf, ours = prepare(name, kind.split("-")[0], arguments.folder)
+def compare(name: str, kind: str, n_threads: int, arguments: argparse.Namespace, written: set[Path]) -> None:
+    """Print one row for each question of a model, a type and a number of threads; written: files written anew."""
+    files = prepare(name, kind.split("-")[0], arguments.folder)
+    for path in set(files) - written if arguments.anew else ():
+        write_anew(path)
+        written.add(path)
+    gguf, ours = files
     context = max(*arguments.contexts, *arguments.prompts) + arguments.decoded * (arguments.repeats + 2)
     sides = [Peer(gguf, n_threads, context), Ours(ours, n_threads, context, ACTIVATIONS.get(kind))]
     random = np.random.default_rng(1)
@@ -205,8 +222,13 @@ def compare(name: str, kind: str, n_threads: int, arguments: argparse.Namespace)
         for n in arguments.contexts:
             for side in sides:
                 side.run(random.integers(100, 1000, n).astype(np.int32), True)
+            most_gbs = _rkllm.limits(n_threads)[0]
             seconds = median_seconds(sides, arguments.repeats, functools.partial(decode, arguments.decoded))
-            print_row(name, kind, n_threads, f"decode at {n}", 1, seconds)
+            most_gbs = max(most_gbs, _rkllm.limits(n_threads)[0])
+            share = sides[1].llm.info.weight_bytes / 1e9 / seconds[1] / most_gbs
+            print_row(
+                name, kind, n_threads, f"decode at {n}", 1, seconds, f"{100 * share:7.0f} % of {most_gbs:.0f} GB/s"
+            )
     finally:
         for side in sides:
             side.close()
@@ -220,9 +242,12 @@ def decode(n: int, side: Any) -> float:
     return sum(side.run(np.array([500], np.int32), False) for _ in range(n)) / n
 
 
-def print_row(name: str, kind: str, n_threads: int, question: str, tokens: int, seconds: list[float]) -> None:
+def print_row(
+    name: str, kind: str, n_threads: int, question: str, tokens: int, seconds: list[float], remark: str = ""
+) -> None:
     peer, ours = (tokens / s for s in seconds)
-    print(f"{name:15} {kind:9} {n_threads:2d} {question:15} {peer:10.1f} {ours:10.1f} {ours / peer:7.2f}", flush=True)
+    row = f"{name:15} {kind:9} {n_threads:2d} {question:15} {peer:10.1f} {ours:10.1f} {ours / peer:7.2f}"
+    print(row + remark, flush=True)
 
 
 def numbers(text: str) -> list[int]:
@@ -234,18 +259,20 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["smollm2-135m", "qwen2-0.5b"], help=", ".join(SHAPES))
     parser.add_argument("--types", default="q4_0,q4_0-int8,q8_0,f16")
     parser.add_argument("--threads", type=numbers, default=[1, 2])
-    parser.add_argument("--prompts", type=numbers, default=[128, 512])
+    parser.add_argument("--prompts", type=numbers, default=[128, 512, 2048])
     parser.add_argument("--contexts", type=numbers, default=[16, 1024])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--decoded", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path("peer-models"), help="where the files are kept")
+    parser.add_argument("--anew", action="store_true", help="write the files once more, before they are measured")
     arguments = parser.parse_args()
     print(f"rkllm_ext {rkllm_ext.__version__} ({_rkllm.active_isa()}) against llama.cpp; tokens per second, medians")
     print(f"{'model':15} {'type':9} {'th':2} {'question':15} {'llama.cpp':>10} {'rkllm_ext':>10} {'ratio':>7}")
+    written: set[Path] = set()
     for name in arguments.models:
         for kind in arguments.types.split(","):
             for n_threads in arguments.threads:
-                compare(name, kind, n_threads, arguments)
+                compare(name, kind, n_threads, arguments, written)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def once(side: str, path: Path, n_threads: int, context: int) -> None:
     if side == "llama.cpp":
         import llama_cpp  # noqa: F401  its import is not part of the figure
     else:
-        import rkllm_ext._rkllm  # noqa: F401
+        import rkllm_ext.llm  # noqa: F401
     before = private_mb()
     start = time.perf_counter()
     opened = (Peer if side == "llama.cpp" else Ours)(path, n_threads, context)
