@@ -297,7 +297,7 @@ bool peaks(const float* w, int group, int n_groups, float* out) {
       const F v = load(w + i);
       most = max(v, most);
       least = min(v, least);
-      wrong = fma(v, zero, wrong);
+      wrong = add(wrong, mul(v, zero));  // no fma: the scalar one is slow
     }
     const float up = maximum(most), down = maximum(sub(zero, least));
     out[g] = up > down ? up : -down;
