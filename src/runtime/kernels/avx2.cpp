@@ -14,6 +14,7 @@ constexpr bool kNarrow = true;
 constexpr int kSignedOffset = 0;
 
 #include "avx2.inl"
+#include "four_bytes.inl"
 
 inline C prepare_s8(C v) { return v; }
 

@@ -91,6 +91,7 @@ inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 using S = I;  // holds every sum: nothing is narrower
 inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
 
+#include "four_bytes.inl"
 #include "ops.inl"
 
 }  // namespace

@@ -14,6 +14,7 @@ constexpr bool kNarrow = false;
 constexpr int kSignedOffset = 128;  // vpdpbusd wants unsigned weights
 
 #include "avx2.inl"
+#include "four_bytes.inl"
 
 inline C prepare_s8(C w) {
   const __m256i sign = _mm256_set1_epi8(char(0x80));

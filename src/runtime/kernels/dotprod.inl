@@ -11,16 +11,30 @@ constexpr int kManyTiles = 1;
 constexpr int kTokensA16 = 2;
 constexpr int kTokensA8 = 4;  // with more, as with more of 16 bits, the compiler runs out of registers
 constexpr int kIntegerTiles = 1;
-constexpr int kStreams = 4;
+constexpr int kStreams = 1;  // sums of more do not fit the registers
 constexpr int kPeakSums = 6;
-constexpr int kStepU4 = 8;
+constexpr int kStepU4 = 16;
 constexpr bool kNarrow = false;
 
-inline int32x4_t quads(int32x4_t acc, uint8x16_t w, int8x16_t x) { return vdotq_s32(acc, vreinterpretq_s8_u8(w), x); }
-inline I dot_s8(I acc, C w, int32_t x4) {
-  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(x4));
+// Four of eight columns of activations: sdot takes them from a register by their place.
+template <int Word>
+struct Four { int8x8_t eight; };
+template <int Word>
+inline Four<Word> four_of(const int8_t* p) {
+  return {vld1_s8(p)};
+}
+
+template <int Word>
+inline int32x4_t quads(int32x4_t acc, uint8x16_t w, Four<Word> x) {
+  return vdotq_lane_s32(acc, vreinterpretq_s8_u8(w), x.eight, Word);
+}
+template <int Word>
+inline I dot_s8(I acc, C w, Four<Word> x) {
   return {quads(acc.a, w.a, x), quads(acc.b, w.b, x), quads(acc.c, w.c, x), quads(acc.d, w.d, x)};
 }
-inline I dot_u4(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
+template <int Word>
+inline I dot_u4(I acc, C w, Four<Word> x) {
+  return dot_s8(acc, w, x);
+}
 using S = I;  // holds every sum: nothing is narrower
-inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, x4); }
+inline I dot_u7(I acc, C w, int32_t x4) { return dot_s8(acc, w, Four<0>{vreinterpret_s8_s32(vdup_n_s32(x4))}); }

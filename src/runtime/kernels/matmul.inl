@@ -3,12 +3,6 @@
 
 inline int at_most(int a, int b) { return a < b ? a : b; }
 
-inline int32_t four_bytes(const int8_t* p) {
-  int32_t word;
-  __builtin_memcpy(&word, p, 4);
-  return word;
-}
-
 inline F bias_of(const MatmulTask& task, int tile) { return task.bias ? load(task.bias + 16 * tile) : splat(0.0f); }
 
 struct Fp32 {
@@ -76,18 +70,18 @@ void float_tokens(const MatmulTask& task, int token, int tile) {
 template <int Bits>
 constexpr int kStep = Bits == 4 ? kStepU4 : 32;
 
-// The products of four columns of T tokens and R tiles.
-template <int T, int R>
+// The products of four columns of T tokens and R tiles; x: the eight columns among which they are word number Word.
+template <int Word, int T, int R>
 inline void dots(I (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
   for (int t = 0; t < T; t++) {
-    const int32_t four = four_bytes(x + t * stride);
+    const auto four = four_of<Word>(x + t * stride);
     for (int r = 0; r < R; r++) sums[t][r] = dot_s8(sums[t][r], w[r], four);
   }
 }
-template <class Sum, int T, int R>
+template <int Word, class Sum, int T, int R>
 inline void dots_u4(Sum (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
   for (int t = 0; t < T; t++) {
-    const int32_t four = four_bytes(x + t * stride);
+    const auto four = four_of<Word>(x + t * stride);
     for (int r = 0; r < R; r++) sums[t][r] = dot_u4(sums[t][r], w[r], four);
   }
 }
@@ -112,14 +106,9 @@ struct GroupSum {
   void add(const uint8_t* w, const uint8_t* ahead, int64_t code_stride, const int8_t* x_hi, const int8_t* x_lo,
            int64_t stride) {
     if constexpr (Bits == 8) {
-      for (int at = 0; at < kStep<Bits>; at += 4, w += 64, ahead += 64) {
-        C codes[R];
-        for (int r = 0; r < R; r++) {
-          __builtin_prefetch(ahead + r * code_stride);
-          codes[r] = prepare_s8(cload(w + r * code_stride));
-        }
-        dots(hi, codes, x_hi + at, stride);
-        if (Bytes == 2) dots(lo, codes, x_lo + at, stride);
+      for (int at = 0; at < kStep<Bits>; at += 8, w += 128, ahead += 128) {
+        products_s8<0>(w, ahead, code_stride, x_hi + at, x_lo + at, stride);
+        products_s8<1>(w + 64, ahead + 64, code_stride, x_hi + at, x_lo + at, stride);
       }
     } else if constexpr (!kNarrow) {
       products_u4(hi, lo, w, ahead, code_stride, x_hi, x_lo, stride);
@@ -139,6 +128,19 @@ struct GroupSum {
     }
   }
 
+  // Four columns, which are word number Word of the eight of x.
+  template <int Word>
+  void products_s8(const uint8_t* w, const uint8_t* ahead, int64_t code_stride, const int8_t* x_hi, const int8_t* x_lo,
+                   int64_t stride) {
+    C codes[R];
+    for (int r = 0; r < R; r++) {
+      __builtin_prefetch(ahead + r * code_stride);
+      codes[r] = prepare_s8(cload(w + r * code_stride));
+    }
+    dots<Word>(hi, codes, x_hi, stride);
+    if constexpr (Bytes == 2) dots<Word>(lo, codes, x_lo, stride);
+  }
+
   template <class Sum, int LowT>
   static void products_u4(Sum (&hi)[T][R], Sum (&lo)[LowT][R], const uint8_t* w, const uint8_t* ahead,
                           int64_t code_stride, const int8_t* x_hi, const int8_t* x_lo, int64_t stride) {
@@ -150,10 +152,10 @@ struct GroupSum {
         lows[r] = low(pair);
         highs[r] = high(pair);
       }
-      dots_u4(hi, lows, x_hi + at, stride);
-      if (Bytes == 2) dots_u4(lo, lows, x_lo + at, stride);
-      dots_u4(hi, highs, x_hi + at + 4, stride);
-      if (Bytes == 2) dots_u4(lo, highs, x_lo + at + 4, stride);
+      dots_u4<0>(hi, lows, x_hi + at, stride);
+      if (Bytes == 2) dots_u4<0>(lo, lows, x_lo + at, stride);
+      dots_u4<1>(hi, highs, x_hi + at, stride);
+      if (Bytes == 2) dots_u4<1>(lo, highs, x_lo + at, stride);
     }
   }
 

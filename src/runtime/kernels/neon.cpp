@@ -23,6 +23,7 @@ constexpr int kStepU4 = 32;
 constexpr bool kNarrow = true;
 
 #include "neon.inl"
+#include "four_bytes.inl"
 
 // acc + sums of four neighbouring products. A product of two bytes fits 16 bits, and so does the sum of two unless both
 // are -128 * -128, which no weight allows.

@@ -4,10 +4,11 @@
 //                 load_s8,
 //                 exponent(p, n) = p * 2^n
 //   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
-//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, x4); kSignedOffset: what prepare_s8 adds;
-//                 dot_u7(acc, w, x4) of codes below 128, which is measured as the peak
+//   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, four); kSignedOffset: what prepare_s8 adds;
+//                 dot_u7(acc, w, x4) of codes below 128 and four bytes, which is measured as the peak
+//   four          four_of<Word>(x): one word of the eight activations at x, as the dot functions want it
 //   S             where kNarrow: sums of eight steps with 4-bit weights in narrower numbers: sbegin(acc),
-//                 dot_u4(s, w, x4), send(acc, s); elsewhere an I, which dot_u4 takes
+//                 dot_u4(s, w, four), send(acc, s); elsewhere an I, which dot_u4 takes
 //   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
 //                 kTokensA8, kIntegerTiles, kStreams of the others; kStepU4: 8, 16 or 32 columns of 4-bit weights in
 //                 one go; kPeakSums: sums that stay in registers

@@ -171,6 +171,7 @@ using S = I;  // holds every sum: nothing is narrower
 
 inline I dot_u7(I acc, const C& w, int32_t x4) { return dot_s8(acc, w, x4); }
 
+#include "four_bytes.inl"
 #include "ops.inl"
 
 }  // namespace
