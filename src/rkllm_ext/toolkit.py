@@ -367,7 +367,10 @@ def _path(given: Any, what: str) -> str:
 
 def _token_ids(given: Any, what: str) -> NDArray[np.int32]:
     """Return ids of shape [1, n] or [n] as int32 [n]."""
-    values = np.asarray(given.detach().cpu() if _is_tensor(given) else given)
+    try:
+        values = np.asarray(given.detach().cpu() if _is_tensor(given) else given)
+    except ValueError:  # rows of different lengths
+        raise InvalidArgumentError(f"{what} is no array; integers of shape [1, n] are needed") from None
     shape = list(values.shape)
     if shape[:-1] not in ([], [1]) or not values.size or values.dtype.kind not in "iub":
         raise InvalidArgumentError(

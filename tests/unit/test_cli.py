@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -298,6 +299,23 @@ def test_the_chat_template_is_used_unless_raw_is_asked_for(capsys: pytest.Captur
         figures.append(capsys.readouterr().err.split("prefill ")[1].split(" tokens")[0])
     assert figures[0] == figures[1]
     assert int(figures[2]) < int(figures[0])
+
+
+@pytest.mark.parametrize("redirection", ["", ">&-", "<&-", "2>&-", ">/dev/full"])
+def test_any_streams_will_do(model: Path, redirection: str) -> None:
+    # An answer of this model has characters that ASCII lacks.
+    code = "from rkllm_ext.cli import main; main()"
+    command = f'"$0" -c "{code}" run "$1" grüße --seed 3 --tokens 30 {redirection}'
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, model], capture_output=True, text=True, env=environment, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (redirection == ">/dev/full")
+    if done.returncode:
+        assert done.stderr.splitlines()[-1] == "rkllm-ext: No space left on device"
+    else:
+        assert ("?" in done.stdout) == (redirection != ">&-")
 
 
 def test_lines_of_a_pipe_are_answered_one_by_one(model: Path) -> None:

@@ -69,7 +69,7 @@ def test_longer_inputs_than_the_usual_context_are_taken_up_to_the_models(
         ({"input_ids": np.ones((1, 3))}, "input_ids of shape [1, 3] and type float64; integers"),
         ({"input_ids": np.ones((1, 0), np.int64)}, "input_ids of shape [1, 0]"),
         ({"input_ids": "text"}, "input_ids of shape []"),
-        ({"input_ids": [[1, 2], [3]]}, ""),
+        ({"input_ids": [[1, 2], [3]]}, "integers of shape [1, n] are needed"),
         ({"input_ids": [[1, 300]]}, "token 1 of the input is 300, outside the vocabulary of 0 to 299"),
         ({"input_ids": [[1, -1]]}, "input_ids holds -1 ... 1, which are no token ids"),
         ({"input_ids": [[1, 2**40]]}, "which are no token ids"),

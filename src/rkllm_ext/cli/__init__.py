@@ -7,6 +7,8 @@ Modules import click only; what a command works with is imported when it runs, s
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import pkgutil
 import sys
 
@@ -49,7 +51,17 @@ def commands() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 after a failure, 2 after wrong usage, 130 after Ctrl-C."""
+    _use_any_streams()
     sys.exit(_status(arguments))
+
+
+def _use_any_streams() -> None:
+    """Make do with the streams that there are: closed ones, and terminals that cannot show every character."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _status(arguments: list[str] | None) -> int:
@@ -70,7 +82,7 @@ def _status(arguments: list[str] | None) -> int:
     except RKLLMError as error:
         return _said(str(error), 1)
     except OSError as error:
-        return _said(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        return _said(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
 
 
 def _said(sentence: str, status: int) -> int:
