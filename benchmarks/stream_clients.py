@@ -22,7 +22,8 @@ _EVENT = b"data: {"
 def request(port: int, model: str, number: int, tokens: int) -> bytes:
     """Return the bytes of a request for a stream of so many greedy tokens."""
     body = {"model": model, "prompt": PROMPT.format(number=number), "max_tokens": tokens, "stream": True}
-    data = json.dumps({**body, "temperature": 0}).encode()
+    body.update(temperature=0, ignore_eos=True)  # the latter is a field of ours, which others pass over
+    data = json.dumps(body).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
 

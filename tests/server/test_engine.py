@@ -15,6 +15,7 @@ import pytest
 from rkllm_ext import LLM
 from rkllm_ext.errors import ContextFullError, InvalidArgumentError
 from rkllm_ext.server import Engine, Model, Request, Ticket
+from rkllm_ext.server import decoder as decoder_module
 from rkllm_ext.server import engine as engine_module
 from rkllm_ext.server.request import DeadlineError, DrainingError, QueueFullError
 
@@ -70,6 +71,26 @@ def test_answers_together_are_those_of_single_ones(engine: Engine) -> None:
     alone = [ids_of(ask(engine, text, max_tokens=30, sampling={"seed": i})) for i, text in enumerate(texts)]
     tickets = [ask(engine, text, max_tokens=30, sampling={"seed": i}) for i, text in enumerate(texts)]
     assert [ids_of(ticket) for ticket in tickets] == alone
+
+
+def test_passes_that_wait_for_nobody_give_what_single_ones_give(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(**settings: Any) -> Any:
+        ticket = ask(engine, ignore_eos=True, **settings)
+        return [(text, reason) for text, _, reason in ticket.collect()], ticket.usage.completion_tokens
+
+    whole = ask(engine, max_tokens=60, sampling={"seed": 5}, ignore_eos=True).collect()[0][0]
+    for settings in (
+        {"max_tokens": 60, "sampling": {"seed": 5}},
+        {"max_tokens": 60, "sampling": {"seed": 5}, "stop": [whole[10:13], "never there"]},  # noticed a pass late
+        {"max_tokens": 200, "sampling": {"seed": 6, "repeat_penalty": 1.3}, "n": 2},  # several rounds of passes
+    ):
+        single = outcome(logprobs=0, **settings)
+        assert outcome(**settings) == single
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder_module, "_TOGETHER", 1e6)  # events wait for each other until the end
+            assert outcome(**settings) == single
 
 
 def test_several_answers_have_the_seeds_that_follow_and_one_prefill(engine: Engine) -> None:

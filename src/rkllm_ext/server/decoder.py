@@ -15,6 +15,7 @@ from .answer import Answer
 if TYPE_CHECKING:
     from .engine import Counters
 
+_TOGETHER = 0.008  # seconds in which events wait for each other: to wake a reader costs more than to make an event
 _MOST_PASSES = 64  # between two looks at everything else; a new request, or one that ends, makes it fewer
 
 
@@ -96,15 +97,23 @@ class Decoder:
             else:
                 decoding.run()
             while passes := decoding.take():
+                now = time.monotonic()
                 self._take(company, passes)
-                if self._is_enough(company):
+                for answer in company:
+                    answer.deliver(now - _TOGETHER)
+                if self._is_enough(company, now):
                     decoding.stop()
         except Exception as error:  # those have lost their place; the engine itself goes on
+            decoding.stop()
+            for answer in company:
+                answer.deliver()
             without = [answer for answer in company if answer.next_token == -1]
             for answer in without or company:
                 self._fail(answer, error)
         finally:
             self._current = None
+            for answer in company:
+                answer.deliver()
 
     def _take(self, company: Sequence[Answer], passes: Sequence[Sequence[int]]) -> None:
         self._counters.steps += len(passes)
@@ -114,12 +123,8 @@ class Decoder:
                     answer.next_token = token  # and why is told at the end
                 elif not answer.is_over:
                     self._guarded(answer, answer.take, token)
-        # Readers that wake up earlier would take turns with the rest of this on Python's lock.
-        for answer in company:
-            answer.deliver()
 
-    def _is_enough(self, company: Sequence[Answer]) -> bool:
-        now = time.monotonic()
+    def _is_enough(self, company: Sequence[Answer], now: float) -> bool:
         return any(
             answer.is_over or (answer.ticket.deadline is not None and now >= answer.ticket.deadline)
             for answer in company
