@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,6 +301,19 @@ def test_the_chat_template_is_used_unless_raw_is_asked_for(capsys: pytest.Captur
         figures.append(capsys.readouterr().err.split("prefill ")[1].split(" tokens")[0])
     assert figures[0] == figures[1]
     assert int(figures[2]) < int(figures[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_conversion_that_is_told_to_end_leaves_nothing(tiny_llama: Path, tmp_path: Path, number: int) -> None:
+    code = "from rkllm_ext.cli import main; main()"
+    command = [sys.executable, "-c", code, "convert", str(tiny_llama), str(tmp_path / "m.rkllm"), "--opt", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and not list(tmp_path.iterdir()):
+            time.sleep(0.01)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=120)
+    assert running.returncode == 128 + number, said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("redirection", ["", ">&-", "<&-", "2>&-", ">/dev/full"])

@@ -6,11 +6,15 @@ Modules import click only; what a command works with is imported when it runs, s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
 import pkgutil
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 import click
 
@@ -50,9 +54,30 @@ def commands() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0, 1 after a failure, 2 after wrong usage, 130 after Ctrl-C."""
+    """Run the command line and exit: 0, 1 after a failure, 2 after wrong usage, 130 after Ctrl-C, 143 after SIGTERM."""
     _use_any_streams()
-    sys.exit(_status(arguments))
+    with _ending_tidily():
+        status = _status(arguments)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that it takes its temporary files along."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _use_any_streams() -> None:
