@@ -27,8 +27,6 @@ import click
 @click.option("--wheel", type=click.Path(exists=True, path_type=Path), metavar="PATH",
               help="This package's wheel, or a folder of wheels.  [default: from a package index]")  # fmt: skip
 @click.option("--offline", is_flag=True, help="The board has no network: packages come from this machine.")
-@click.option("--vendor-library", "library", default="", metavar="DIR",
-              help="The board's folder with the vendor's librkllmrt.so, to run on that.")  # fmt: skip
 @click.option("--python", default="python3", show_default=True, help="The board's Python.")
 @click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), help="Another file than ~/.ssh/config.")
 @click.option("--wait", "seconds", default=300, show_default=True, type=click.IntRange(1), metavar="SECONDS",

@@ -44,8 +44,6 @@ class Order:
         A wheel of this package, or a folder of wheels; None: from a package index.
     offline
         Do not let the board fetch packages.
-    library
-        A folder of the board with another librkllmrt.so, the vendor's.
     python
         The board's Python.
     seconds
@@ -66,7 +64,6 @@ class Order:
     port: int = 8080
     wheel: Path | None = None
     offline: bool = False
-    library: str = ""
     python: str = "python3"
     seconds: int = 300
     arguments: tuple[str, ...] = field(default=())
@@ -79,7 +76,7 @@ class Order:
             raise InvalidArgumentError(f"server is '{self.server}', but must be one of {', '.join(SERVERS)}")
         if self.server == "gradio" and (self.lora or self.prompt_cache):
             raise InvalidArgumentError("the page (gradio) has no adapters and prompt caches; choose the server flask")
-        for name, path in (("workshop", self.workshop), ("library", self.library or "/"), ("root", self.root or "/")):
+        for name, path in (("workshop", self.workshop), ("root", self.root or "/")):
             if not _PLAIN_PATH.fullmatch(path):
                 raise InvalidArgumentError(
                     f"{name} is '{path}', but must be an absolute path of the board of letters, digits and . _ / + @ -"
@@ -205,7 +202,6 @@ def _service(order: Order, facts: Survey, environment: Environment, files: list[
     return Service(
         order.workshop.rstrip("/"),
         [*arguments, *order.arguments],
-        library=order.library,
         user=facts.user,
         sudo=_sudo(facts),
         systemd=facts.systemd and bool(facts.root),

@@ -28,8 +28,6 @@ class Service:
     ----------
     command
         The program and its arguments.
-    library
-        A folder of the board that is put before the package's own library; "": none.
     user
         Who runs it.
     sudo
@@ -46,7 +44,6 @@ class Service:
 
     workshop: str
     command: Sequence[str]
-    library: str = ""
     user: str = "root"
     sudo: str = ""
     systemd: bool = True
@@ -61,12 +58,12 @@ class Service:
 
     def start_script(self) -> str:
         """Return the script that becomes the server."""
-        library = f"export LD_LIBRARY_PATH={shlex.quote(self.library)}\n" if self.library else ""
         return (
             "#!/bin/sh\n# Made by rkllm-ext deploy, which writes it anew.\n"
             f"cd {shlex.quote(self.workshop)} || exit 1\n"
             f"ulimit -n {_OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"\n"
-            f"export PYTHONUNBUFFERED=1\n{library}exec {shlex.join(self.command)}\n"
+            "unset LD_LIBRARY_PATH  # the servers need the package's own library\n"
+            f"export PYTHONUNBUFFERED=1\nexec {shlex.join(self.command)}\n"
         )
 
     def unit(self) -> str:
