@@ -15,6 +15,8 @@ from board import EMULATOR, PREFIX, REPO, TOOLS, run
 
 #: Versions that cross/unpack.sh has, and the wheel for each.
 WHEELS = {"3.9": "cp39-abi3", "3.11": "cp311-abi3", "3.13": "cp311-abi3"}
+#: The C library of the Debian that each is of: 2.x.
+GLIBC = {"3.9": 31, "3.11": 36, "3.13": 41}
 #: Beside numpy and the wheel: what converting needs, and what the tests need.
 PACKAGES = [
     *("gguf", "safetensors", "jinja2", "click", "tqdm"),
@@ -62,20 +64,21 @@ class BoardPython:
         environment = {"PYTHONPATH": path, "QEMU_CPU": processor, **compiled, **environment}
         return run(self.program, *arguments, **environment)
 
-    def test(self, processor: str, *arguments: object, which: str) -> str:
+    def test(self, processor: str, *arguments: object, seconds: int | None) -> str:
         """Return pytest's report of tests run by this Python; programs that they compile are emulated as well.
 
-        which: "all" or "short", see emulated.py.
+        seconds: how long tests may begin, see emulated.py; None: all run.
         """
         shutil.copy(REPO / "tests" / "cross" / "emulated.py", self.bare)
         wrapper = REPO / "tests" / "cross" / "compile_for_board.sh"
         compilers = {name: f"{wrapper} {PREFIX}{tool}" for name, tool in (("CC", "gcc"), ("CXX", "g++"))}
-        board = {"BOARD_EMULATOR": str(EMULATOR), "BOARD_ROOT": str(self.root), "BOARD_TESTS": which}
+        board = {"BOARD_EMULATOR": str(EMULATOR), "BOARD_ROOT": str(self.root)}
+        board.update({} if seconds is None else {"BOARD_SECONDS": str(seconds)})
         options = ["-q", "-p", "emulated", "-p", "no:cacheprovider", f"--basetemp={self.folder / 'tests'}"]
         return self.run(processor, "-m", "pytest", *options, *arguments, **compilers, **board)
 
     def _fetch(self, *arguments: object, command: str) -> None:
-        platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in (17, 27, 28)]
+        platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC[self.version] + 1)]
         options = [
             f"--python-version={self.version}",
             "--only-binary=:all:",
