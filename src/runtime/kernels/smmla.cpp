@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // arm64 with products of 8-bit matrices (i8mm: Cortex-A510, A710 and later): smmla multiplies two rows of eight weights
 // with two tokens' eight activations. What it gains are products of integer weights with three tokens and more; one or
-// two wait for memory, which sdot's streams read as fast. Everything else is as with dot products.
+// two wait for memory, with sdot as with smmla. Everything else is as with dot products.
 #include <arm_neon.h>
 #include <stdint.h>
 
