@@ -75,6 +75,12 @@ class ChatTemplate:
         except _RefusedError as error:
             raise InvalidArgumentError(f"the model's chat template refuses the conversation: {error}") from error
         except Exception as error:  # whatever a template can come across: undefined names, types, the sandbox, ...
+            for index, message in enumerate(names["messages"]):
+                if isinstance(message.get("content"), list):
+                    raise InvalidArgumentError(
+                        f"the content of message {index} ({message['role']}) is a list, which this model's chat "
+                        "template does not take; give it as text"
+                    ) from error
             raise ModelFileError(f"the model's chat template fails: {type(error).__name__}: {error}") from error
 
 

@@ -194,3 +194,10 @@ def test_phi_2_has_the_format_that_its_makers_document(shared: Path) -> None:
     turns = [{"role": role, "content": content} for role, content in said]
     assert template.render(turns[:1]) == "Instruct: Hi\nOutput:"
     assert template.render(turns) == "Instruct: Hi\nOutput: Yes?\nInstruct: Go\nOutput:"
+
+
+def test_parts_are_refused_by_name_where_a_template_takes_text_only() -> None:
+    messages = [{"role": "system", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}]
+    assert ChatTemplate("{% for m in messages %}{{ m.content[0].text }}{% endfor %}").render(messages) == "b"
+    with pytest.raises(InvalidArgumentError, match=r"content of message 1 \(user\) is a list, .* give it as text"):
+        ChatTemplate("{% for m in messages %}{{ '>' + m.content }}{% endfor %}").render(messages)
