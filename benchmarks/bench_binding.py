@@ -2,9 +2,10 @@
 """What does a token cost on its way to Python? Beside a C callback, and a ctypes callback that feeds a queue.Queue.
 
 The model is tests/abi/standin.c, which computes nothing. "full speed": it sends as fast as it can, and the figure is
-wall time per token. "paced": it sends one token each millisecond, as a model would, and the figure is processor time
-per token, which is what the binding takes away from the model's threads. The C callback is the floor; the others stand
-above it.
+wall time per token. The others send one token each millisecond, as a model would. "paced": the figure is processor time
+per token, which is what the binding takes away from the model's threads. "busy": another Python thread never rests;
+"lagging": the reader sleeps 20 ms at every hundredth token (`generate` and `c` have no reader); the figure of both is
+the wall time per token of the library's own loop. The C callback is the floor; the others stand above it.
 
     python benchmarks/bench_binding.py [--tokens 200000] [--paced 1000]
 """
@@ -28,12 +29,24 @@ WAYS = ["c", "generate", "stream", "astream", "ctypes+queue"]
 
 # The structs that ctypes needs are those of the ABI tests.
 _CHILD = """
-import asyncio, ctypes, json, queue, sys, time
+import asyncio, ctypes, json, queue, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from layout import Input, InferParam, Param, Result
 
-way, folder, count = sys.argv[2], sys.argv[3], int(sys.argv[4])
+way, folder, count, company = sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
 Callback = ctypes.CFUNCTYPE(None, ctypes.POINTER(Result), ctypes.c_void_p, ctypes.c_int)
+
+def never_rest():
+    while True:
+        sum(range(1000))
+
+def read(position):
+    if company == "lagging" and position % 100 == 0:
+        time.sleep(0.02)
+    return 1
+
+if company == "busy":
+    threading.Thread(target=never_rest, daemon=True).start()
 
 def through_ctypes(callback, run):
     library = ctypes.CDLL(folder + "/librkllmrt.so")
@@ -62,7 +75,7 @@ def ctypes_queue(clock):
         clock()
         assert library.rkllm_run_async(*arguments, None) == 0
         while pieces.get() is not None:
-            counted[0] += 1
+            counted[0] += read(counted[0])
     counted = [0]
     through_ctypes(put, run)
     return counted[0]
@@ -70,15 +83,21 @@ def ctypes_queue(clock):
 def binding(clock):
     import numpy  # which generate() would import inside the measurement
     from rkllm_ext import LLM
-    async def read(llm):
-        return len([None async for piece in llm.astream("hello") if piece.text is not None])
+    async def read_all(llm):
+        counted = 0
+        async for piece in llm.astream("hello"):
+            counted += read(counted)
+        return counted
     with LLM(folder + "/model.rkllm", max_new_tokens=count) as llm:
         clock()
         if way == "generate":
             return len(llm.generate("hello").token_ids)
         if way == "stream":
-            return len([None for piece in llm.stream("hello") if piece.text is not None])
-        return asyncio.run(read(llm))
+            counted = 0
+            for piece in llm.stream("hello"):
+                counted += read(counted)
+            return counted
+        return asyncio.run(read_all(llm))
 
 started = [0.0, 0.0]
 def clock():
@@ -108,21 +127,25 @@ def build(folder: Path) -> None:
         subprocess.run(command, check=True)
 
 
-def measure(folder: Path, way: str, tokens: int, delay_us: int) -> tuple[float, float]:
-    """Return wall and processor time per token, microseconds."""
+def measure(folder: Path, way: str, tokens: int, delay_us: int, company: str = "alone") -> dict[str, float]:
+    """Return microseconds per token: wall and processor time of the program, wall time of the library's loop."""
+    loop = folder / "loop"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "STANDIN_DELAY_US": str(delay_us)}
-    command = [sys.executable, "-c", _CHILD, str(ABI), way, str(folder), str(tokens)]
+    environment["STANDIN_LOOP"] = str(loop)
+    command = [sys.executable, "-c", _CHILD, str(ABI), way, str(folder), str(tokens), company]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     counted, wall, processor = json.loads(done.stdout)
     assert counted == tokens
-    return 1e6 * wall / tokens, 1e6 * processor / tokens
+    times = {"wall": 1e6 * wall, "processor": 1e6 * processor, "loop": int(loop.read_text()) / 1000}
+    return {name: time / tokens for name, time in times.items()}
 
 
 @pytest.mark.bench
-def test_every_way_delivers_every_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("company", ["alone", "busy", "lagging"])
+def test_every_way_delivers_every_token(tmp_path: Path, company: str) -> None:
     build(tmp_path)
     for way in WAYS:
-        assert min(measure(tmp_path, way, 5000, 0)) > 0
+        assert min(measure(tmp_path, way, 200, 0, company).values()) > 0
 
 
 def main() -> None:
@@ -131,15 +154,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200000, help="at full speed")
     parser.add_argument("--paced", type=int, default=1000, help="one each millisecond")
     options = parser.parse_args()
+    columns = {
+        "full speed, wall": (options.tokens, 0, "alone", "wall"),
+        "paced, processor": (options.paced, 1000, "alone", "processor"),
+        "busy, loop": (options.paced, 1000, "busy", "loop"),
+        "lagging, loop": (options.paced, 1000, "lagging", "loop"),
+    }
     with tempfile.TemporaryDirectory() as name:
-        build(Path(name))
-        print(f"{'way':<14} {'full speed, us wall':>20} {'above C':>9} {'paced, us processor':>20} {'above C':>9}")
-        floor = (0.0, 0.0)
+        folder = Path(name)
+        build(folder)
+        print("microseconds per token above the C callback's, which are in the first row")
+        print(f"{'':<14}" + "".join(f"{column:>19}" for column in columns))
+        floor: dict[str, float] = {}
         for way in WAYS:
-            fast = min(measure(Path(name), way, options.tokens, 0)[0] for _ in range(3))
-            paced = min(measure(Path(name), way, options.paced, 1000)[1] for _ in range(3))
-            floor = (fast, paced) if way == "c" else floor
-            print(f"{way:<14} {fast:>20.3f} {fast - floor[0]:>9.3f} {paced:>20.2f} {paced - floor[1]:>9.2f}")
+            times = {
+                column: min(measure(folder, way, tokens, delay, company)[kind] for _ in range(3))
+                for column, (tokens, delay, company, kind) in columns.items()
+            }
+            print(f"{way:<14}" + "".join(f"{time - floor.get(column, 0):>19.2f}" for column, time in times.items()))
+            floor = floor or times
 
 
 if __name__ == "__main__":

@@ -69,3 +69,19 @@ def test_decode(llm: rkllm_ext.LLM, context: int, benchmark: Any) -> None:
     per_token = float(np.median(seconds))
     benchmark.extra_info["tokens/s"] = round(1 / per_token, 1)
     benchmark.extra_info["GB/s"] = round(llm.info.weight_bytes / per_token / 1e9, 1)
+
+
+def test_first_token(llm: rkllm_ext.LLM, benchmark: Any) -> None:
+    """Time from the start of a run with a prompt of one token to its first piece, beside a decode step."""
+    ids = some_ids(llm, 1)
+    steps = []
+
+    def first() -> None:
+        with llm.stream(ids, max_new_tokens=2, **GREEDY) as stream:
+            next(stream)
+
+    benchmark.pedantic(first, rounds=20, warmup_rounds=2)
+    for _ in range(5):
+        perf = llm.generate(ids, max_new_tokens=DECODED, **GREEDY).perf
+        steps.append(perf.generate_ms / 1000 / perf.generate_tokens)
+    benchmark.extra_info["decode steps"] = round(benchmark.stats.stats.median / float(np.median(steps)), 2)

@@ -6,12 +6,14 @@
  *   STANDIN_TOKENS    tokens of a run when max_new_tokens is -1 (default 16)
  *   STANDIN_DELAY_US  time per token (default 0)
  *   STANDIN_SILENT    1: an aborted run ends without a FINISH callback
- *   STANDIN_FAIL      1: a run ends with ERROR after two tokens */
+ *   STANDIN_FAIL      1: a run ends with ERROR after two tokens
+ *   STANDIN_LOOP      a file; the nanoseconds of a run's tokens are written there */
 #define _DEFAULT_SOURCE 1
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "rkllm.h"
@@ -68,11 +70,22 @@ static void say(Model* model, int32_t id, const char* text, LLMCallState state) 
   model->callback(&result, model->userdata, state);
 }
 
+static void write_time_since(const struct timespec* begun, const char* path) {
+  struct timespec now;
+  FILE* file = fopen(path, "w");
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (file == NULL) return;
+  fprintf(file, "%lld", (now.tv_sec - begun->tv_sec) * 1000000000LL + (now.tv_nsec - begun->tv_nsec));
+  fclose(file);
+}
+
 static void* generate(void* argument) {
   Model* model = (Model*)argument;
   const int count = model->max_new_tokens >= 0 ? model->max_new_tokens : setting("STANDIN_TOKENS", 16);
   const int delay = setting("STANDIN_DELAY_US", 0);
+  struct timespec begun;
   int i;
+  clock_gettime(CLOCK_MONOTONIC, &begun);
   for (i = 0; i < count && !model->stop; ++i) {
     char text[32];
     if (delay > 0) usleep((useconds_t)delay);
@@ -84,6 +97,7 @@ static void* generate(void* argument) {
       say(model, model->first_id + i, text, RKLLM_RUN_NORMAL);
     }
   }
+  if (getenv("STANDIN_LOOP") != NULL) write_time_since(&begun, getenv("STANDIN_LOOP"));
   if (i == 2 && setting("STANDIN_FAIL", 0)) {
     say(model, 0, "", RKLLM_RUN_ERROR);
   } else if (!(model->stop && setting("STANDIN_SILENT", 0))) {

@@ -103,7 +103,7 @@ LEGS = {
     ("cortex-a76", "3.13"): ["abi", *(f"unit/test_{name}.py" for name in UNIT)],
     ("cortex-a72", "3.11"): ["parity"],
 }
-SECONDS = 360
+SECONDS = 300
 ALL = ["abi", "unit", "parity"]
 
 
