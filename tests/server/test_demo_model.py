@@ -74,11 +74,14 @@ def test_clients_at_the_same_time_get_the_answers_of_single_ones(client: Any) ->
     assert "Paris" in together["France"]
 
 
-def test_a_conversation_remembers_what_was_said(client: Any) -> None:
+def test_a_conversation_is_answered_as_a_whole(client: Any, demo_model: Path) -> None:
     talk = [{"role": "user", "content": "My name is Ada."}, {"role": "assistant", "content": "Nice to meet you, Ada."}]
     talk.append({"role": "user", "content": "What is my name?"})
     found = client.chat.completions.create(model="demo", messages=talk, temperature=0, max_tokens=16)
-    assert "Ada" in found.choices[0].message.content
+    with LLM(demo_model, max_context_len=2048) as llm:
+        expected = llm.chat(talk, max_new_tokens=16, temperature=0.0, repeat_penalty=1.0)
+        assert found.usage.prompt_tokens == llm.count_tokens(talk) > llm.count_tokens(talk[-1:])
+    assert found.choices[0].message.content == expected.text
 
 
 def test_answers_have_their_schema_and_calls_their_arguments(client: Any) -> None:
