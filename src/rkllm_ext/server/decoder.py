@@ -15,7 +15,7 @@ from .answer import Answer
 if TYPE_CHECKING:
     from .engine import Counters
 
-_TOGETHER = 0.008  # seconds in which events wait for each other: to wake a reader costs more than to make an event
+_TOGETHER = 0.001  # seconds in which events wait for each other: to wake a reader costs more than to make an event
 _MOST_PASSES = 64  # between two looks at everything else; a new request, or one that ends, makes it fewer
 
 
