@@ -204,13 +204,14 @@ def test_other_threads_run_while_the_model_decodes(llm: LLM) -> None:
 
 
 def test_no_thread_is_made_for_a_token(llm: LLM) -> None:
+    of_python = threading.active_count()  # other tests' clients may have left some
     with llm.stream(PROMPT, ignore_eos=True) as stream:
         next(stream)
         before = len(os.listdir("/proc/self/task"))
         for _ in range(500):
             next(stream)
         assert len(os.listdir("/proc/self/task")) <= before  # the thread of an earlier run may have gone
-    assert threading.active_count() == 1
+    assert threading.active_count() <= of_python
 
 
 def test_abort_from_another_thread_ends_the_answer(llm: LLM) -> None:
@@ -306,6 +307,7 @@ def test_async_for_gives_the_pieces_of_stream(llm: LLM) -> None:
 
 def test_two_models_and_a_task_make_progress_in_one_loop_without_threads(llm: LLM, tiny_model: Path) -> None:
     order: list[str] = []
+    of_python = threading.active_count()  # other tests' clients may have left some
 
     async def read(name: str, model: LLM) -> int:
         count = 0
@@ -322,7 +324,7 @@ def test_two_models_and_a_task_make_progress_in_one_loop_without_threads(llm: LL
     async def main(other: LLM) -> list[int]:
         ticker = asyncio.create_task(tick())
         counts = await asyncio.gather(read("a", llm), read("b", other))
-        assert threading.active_count() == 1
+        assert threading.active_count() <= of_python
         ticker.cancel()
         return list(counts)
 
