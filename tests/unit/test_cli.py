@@ -316,6 +316,28 @@ def test_a_conversion_that_is_told_to_end_leaves_nothing(tiny_llama: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_comes_while_python_drops_exceptions_ends_a_command(number: int) -> None:
+    code = f"""
+import os, time, weakref
+from rkllm_ext import cli
+class Thing: pass
+def told(_):
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(0.01)
+def command(*_, **__):
+    thing = Thing()
+    reference = weakref.ref(thing, told)
+    del thing
+    time.sleep(60)
+cli.commands.main = command
+cli.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("redirection", ["", ">&-", "<&-", "2>&-", ">/dev/full"])
 def test_any_streams_will_do(model: Path, redirection: str) -> None:
     # An answer of this model has characters that ASCII lacks.

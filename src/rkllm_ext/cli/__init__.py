@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -63,19 +64,38 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _ending_tidily() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that it takes its temporary files along."""
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that it takes its temporary files along.
+
+    Python drops what is raised while a destructor or the callback of a weak reference runs. A signal that is lost in
+    this way is sent again.
+    """
 
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    before = {}
+    def report(dropped: sys.UnraisableHookArgs) -> None:
+        error = dropped.exc_value
+        if isinstance(error, KeyboardInterrupt):
+            number = int(signal.SIGINT)
+        elif isinstance(error, SystemExit) and isinstance(error.code, int) and error.code - 128 in before:
+            number = error.code - 128
+        else:
+            reported(dropped)
+            return
+        again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
-                before[number] = signal.signal(number, end)
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) is signal.SIG_DFL:  # nohup ignores one
+                before[ending] = signal.signal(ending, end)
+    reported, sys.unraisablehook = sys.unraisablehook, report
     try:
         yield
     finally:
+        sys.unraisablehook = reported
         for number, handler in before.items():
             signal.signal(number, handler)
 
