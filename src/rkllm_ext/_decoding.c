@@ -6,17 +6,14 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "_waiting.h"
 
 decoding* decoding_new(size_t n, size_t most, size_t n_ends) {
   decoding* d = (decoding*)calloc(1, sizeof *d);
-  pthread_condattr_t attributes;
   if (d == NULL) return NULL;
   pthread_mutex_init(&d->mutex, NULL);
-  pthread_condattr_init(&attributes);
-  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* a changed wall clock must not stretch a wait */
-  pthread_cond_init(&d->filled, &attributes);
-  pthread_condattr_destroy(&attributes);
+  waiting_init(&d->filled);
   d->n = n;
   d->most = most;
   d->tokens = (int32_t*)calloc(n * most, sizeof(int32_t));
@@ -70,12 +67,8 @@ void decoding_stop(decoding* d) {
 }
 
 size_t decoding_wait(decoding* d, int milliseconds, int* over) {
-  struct timespec until;
+  const struct timespec until = waiting_until(milliseconds);
   size_t waiting;
-  clock_gettime(CLOCK_MONOTONIC, &until);
-  until.tv_nsec += milliseconds * 1000000L;
-  until.tv_sec += until.tv_nsec / 1000000000L;
-  until.tv_nsec %= 1000000000L;
   pthread_mutex_lock(&d->mutex);
   while (d->put == d->taken && !d->over)
     if (pthread_cond_timedwait(&d->filled, &d->mutex, &until) != 0) break;

@@ -8,19 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "_waiting.h"
 
 queue* queue_new(void) {
   queue* q = (queue*)calloc(1, sizeof *q);
-  pthread_condattr_t attributes;
   if (q == NULL) return NULL;
   pthread_mutex_init(&q->mutex, NULL);
-  pthread_condattr_init(&attributes);
-  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* a changed wall clock must not stretch a wait */
-  pthread_cond_init(&q->filled, &attributes);
-  pthread_cond_init(&q->emptied, &attributes);
-  pthread_condattr_destroy(&attributes);
+  waiting_init(&q->filled);
+  waiting_init(&q->emptied);
   q->flowing = q->keeping = q->references = 1;
   q->event = -1;
   return q;
@@ -172,12 +169,8 @@ void queue_finish(queue* q, int state, const char* text) {
 /* ---- the consumer ------------------------------------------------------------------------------------------------ */
 
 int queue_wait(queue* q, int milliseconds, size_t entries) {
-  struct timespec until;
+  const struct timespec until = waiting_until(milliseconds);
   int ready, expired = 0;
-  clock_gettime(CLOCK_MONOTONIC, &until);
-  until.tv_nsec += (long)(milliseconds % 1000) * 1000000L;
-  until.tv_sec += milliseconds / 1000 + until.tv_nsec / 1000000000L;
-  until.tv_nsec %= 1000000000L;
   pthread_mutex_lock(&q->mutex);
   for (;;) {
     ready = q->end != 0 || (entries > 0 && (q->sides[q->writing].count >= entries || q->out_of_memory));
