@@ -61,8 +61,8 @@ class Decoder:
         ready = [answer for answer in active if answer.is_ready and not answer.is_over]
         for answer in ready:
             if answer.next_token is None:
-                self._guarded(answer, answer.choose)
-        company = [answer for answer in ready if self._guarded(answer, answer.prepare)]
+                self.guarded(answer, answer.choose)
+        company = [answer for answer in ready if self.guarded(answer, answer.prepare)]
         for answer in active:
             answer.deliver()
         if not company:
@@ -70,6 +70,17 @@ class Decoder:
         free = len(ready) == len(active) and all(answer.is_free for answer in company)
         most = min([_MOST_PASSES, *(answer.room for answer in company)]) if free else 1
         self._run(company, most)
+
+    def guarded(self, answer: Answer, function: Callable[..., int | None], *arguments: int) -> int | None:
+        """Call what brings an answer on and return what it returns; what goes wrong is that answer's alone: None."""
+        before = answer.produced
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self._fail(answer, error)
+            return None
+        finally:
+            self._counters.completion_tokens += answer.produced - before
 
     def close(self) -> None:
         """End the thread."""
@@ -122,21 +133,10 @@ class Decoder:
                 if token < 0:
                     answer.next_token = token  # and why is told at the end
                 elif not answer.is_over:
-                    self._guarded(answer, answer.take, token)
+                    self.guarded(answer, answer.take, token)
 
     def _is_enough(self, company: Sequence[Answer], now: float) -> bool:
         return any(
             answer.is_over or (answer.ticket.deadline is not None and now >= answer.ticket.deadline)
             for answer in company
         )
-
-    def _guarded(self, answer: Answer, function: Callable[..., bool | None], *arguments: int) -> bool | None:
-        # What goes wrong with one answer is that answer's.
-        before = answer.produced
-        try:
-            return function(*arguments)
-        except Exception as error:
-            self._fail(answer, error)
-            return None
-        finally:
-            self._counters.completion_tokens += answer.produced - before

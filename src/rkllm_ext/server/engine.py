@@ -308,7 +308,7 @@ class Engine:
                 if answer is None:
                     return
                 self._active.append(answer)
-            self._guarded(answer, self._begin)
+            self._decoder.guarded(answer, partial(self._begin, answer))
 
     def _may_begin(self, answer: Answer) -> bool:
         # Further answers to a prompt start from the first one's, when that has been computed.
@@ -329,20 +329,12 @@ class Engine:
             if answer.is_ready or answer.finish_reason or budget <= 0:
                 continue
             began = time.monotonic()
-            computed = self._guarded(answer, partial(Answer.prefill, most=budget)) or 0
+            computed = self._decoder.guarded(answer, answer.prefill, budget) or 0
             if computed >= _LEAST_AT_ONCE:
                 rate = computed / max(time.monotonic() - began, 1e-6)
                 self._rate = rate if self._rate == 0.0 else 0.7 * self._rate + 0.3 * rate
             self.counters.prompt_tokens += computed
             budget -= max(computed, 1)
-
-    def _guarded(self, answer: Answer, function: Callable[[Answer], int | None]) -> int | None:
-        # What goes wrong with one answer is that answer's.
-        try:
-            return function(answer)
-        except Exception as error:
-            self._fail(answer, error)
-            return None
 
     def _fail(self, answer: Answer, error: Exception) -> None:
         answer.finish_reason = "error"

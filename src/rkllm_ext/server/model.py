@@ -64,7 +64,7 @@ class Model:
         self.prompt_caches: list[str] = []
         self._conversations = Conversations(self.llm.handle, self.path)
         self._grammars: Grammars | None = None
-        self._lock = threading.Lock()  # for the compiled forms, and for passes that need the handle
+        self._lock = threading.Lock()  # for the compiled forms
 
     @property
     def chat_template(self) -> str | None:
@@ -112,11 +112,10 @@ class Model:
         return self.llm.session(lora=lora or None)
 
     def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Return the mean of the final hidden states of a text, float32 [dim]."""
+        """Return the mean of the final hidden states of a text, float32 [dim]. One caller at a time."""
         import numpy as np
 
-        with self._lock:
-            return self.llm.embed(np.asarray(ids, np.int32))
+        return self.llm.embed(np.asarray(ids, np.int32))
 
     def ids_of(self, tokens: Sequence[str]) -> list[int]:
         """Return the ids of those texts that are single tokens."""
