@@ -30,13 +30,13 @@ class ToldStream(Stream):
     def tell(self, whom: Callable[[str], None]) -> None:
         """Tell the text at the end. To be called before anything is read."""
         self._texts: list[str] = []
-        self._tell = whom
+        self._tell: Callable[[str], None] | None = whom
 
     def __next__(self) -> Piece:
         try:
             piece = super().__next__()
         except StopIteration:
-            self._tell("".join(self._texts))
+            self._tell_once()
             raise
         self._texts.append(piece.text)
         return piece
@@ -44,8 +44,14 @@ class ToldStream(Stream):
     def collect(self) -> tuple[str, NDArray[np.int32]]:
         """As `Stream`'s."""
         text, ids = super().collect()
-        self._tell("".join(self._texts) + text)
+        self._texts.append(text)
+        self._tell_once()
         return text, ids
+
+    def _tell_once(self) -> None:
+        if self._tell is not None:
+            self._tell("".join(self._texts))
+            self._tell = None
 
 
 class Conversations:

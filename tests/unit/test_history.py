@@ -96,6 +96,15 @@ def test_a_conversation_goes_on_with_the_answers_that_were_read(llm: LLM) -> Non
     assert llm.chat(user("b"), keep_history=True).text == alone
 
 
+def test_a_turn_is_kept_once_however_often_its_end_is_asked_for(llm: LLM) -> None:
+    with llm.chat_stream(user("a"), keep_history=True) as stream:
+        first = "".join(piece.text for piece in stream)
+        assert next(stream, None) is None
+        stream.collect()
+    second = llm.chat(user("b"), keep_history=True).text
+    assert llm.chat([*user("a"), {"role": "assistant", "content": first}, *user("b")]).text == second
+
+
 def test_tools_and_thinking_reach_the_template(llm: LLM) -> None:
     answer = llm.chat(user("a"), tools=TOOLS, thinking=True).token_ids.tolist()
     assert answer == llm.generate("(weather) hm [user] a ").token_ids.tolist()
