@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 
 from ._rkllm import Handle, Multimodal
 from .errors import InvalidArgumentError
+from .interruptible import interruptible
 from .options import checked
 from .results import Info, Perf
 
@@ -59,11 +60,13 @@ class LoadedModel:
 
     def logits(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
         """Return the logits of every position of an input, float32 [n, vocab_size]. Input and errors as `generate`."""
-        return self._handle.logits(x, {"add_bos": "auto", **checked({"lora": lora})})
+        options = {"add_bos": "auto", **checked({"lora": lora})}
+        return interruptible(lambda: self._handle.logits(x, options), x, self.abort)
 
     def hidden_states(self, x: Input, *, lora: str | None = None) -> NDArray[np.float32]:
         """Return the final hidden states, behind the last norm, float32 [n, dim]. Input and errors as `generate`."""
-        return self._handle.hidden_states(x, {"add_bos": "auto", **checked({"lora": lora})})
+        options = {"add_bos": "auto", **checked({"lora": lora})}
+        return interruptible(lambda: self._handle.hidden_states(x, options), x, self.abort)
 
     def embed(
         self, x: Input | list[str], *, pooling: Literal["mean", "last"] = "mean", normalized: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ._rkllm import BaseSession, Decoding, step_sessions
+from .interruptible import interruptible
 from .options import checked_sampling
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Session(BaseSession):
         BusyError
             Another thread uses the session.
         """
-        return self.append(x, whole)
+        return interruptible(lambda: self.append(x, whole), x, self.abort)
 
     @property
     def logits(self) -> Logits | None:

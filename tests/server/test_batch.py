@@ -65,6 +65,16 @@ def test_every_request_gets_the_answer_of_the_server(tiny_model: Path, tmp_path:
     assert again["response"]["body"]["choices"] == found["r3"]["response"]["body"]["choices"]
 
 
+def test_pipes_and_devices_are_refused(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = write(tmp_path / "in.jsonl", [request("r")])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in ((asked, pipe), (pipe, tmp_path / "out.jsonl"), (asked, "/dev/null")):
+        assert call(*arguments, "--model", tiny_model) == 1
+        assert "is not a regular file; a batch that can be resumed needs one" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_request_that_fails_is_an_answer_and_the_others_go_on(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

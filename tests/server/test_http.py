@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import socket
 import struct
@@ -235,12 +236,29 @@ def test_other_failures_have_openais_error_object(server: Running) -> None:
     assert refused(server, "/nowhere", 404, None)["message"].startswith("there is no route /nowhere")
     assert server.call(CHAT, None)[0] == 405
     assert refused(server, CHAT, 403, {"model": "x"}, Origin="http://elsewhere.example")["code"] == "origin"
+
+
+OPENAIS: dict[str, Any] = {"error": {"message": "", "type": "invalid_request_error", "param": None, "code": None}}
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "header", "status", "sentence", "told"),
+    [
+        (CHAT, 9 << 20, 0, 413, "the body is larger than 8388608 bytes", OPENAIS),
+        ("/api/chat", 9 << 20, 0, 413, "the body is larger than 8388608 bytes", {"error": ""}),
+        ("/rkllm_chat", 9 << 20, 0, 413, "the body is larger than 8388608 bytes", {"status": "error", "message": ""}),
+        (CHAT, 0, 40000, 431, "the header is larger than 32768 bytes", OPENAIS),
+    ],
+)
+def test_what_is_refused_before_it_is_read_is_told_as_everything_is(
+    server: Running, path: str, length: int, header: int, status: int, sentence: str, told: dict[str, Any]
+) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 60) as client:
-        client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Length: {9 * 2**20}\r\n\r\n".encode())
-        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
-    with socket.create_connection(("127.0.0.1", server.port), 60) as client:
-        client.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 40000 + b"\r\n\r\n")
-        assert b" 431 " in client.recv(100)
+        client.sendall(f"POST {path} HTTP/1.1\r\nContent-Length: {length}\r\nX: {'x' * header}\r\n\r\n".encode())
+        reply = http.client.HTTPResponse(client)
+        reply.begin()
+        assert (reply.status, reply.headers["Content-Type"]) == (status, "application/json")
+        assert json.dumps(json.loads(reply.read())) == json.dumps(told).replace('""', f'"{sentence}"')
 
 
 def test_embeddings_are_unit_vectors(server: Running, llm: LLM) -> None:

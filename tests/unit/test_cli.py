@@ -303,6 +303,12 @@ def test_the_chat_template_is_used_unless_raw_is_asked_for(capsys: pytest.Captur
     assert int(figures[2]) < int(figures[0])
 
 
+def test_python_m_is_the_command_line() -> None:
+    command = [sys.executable, "-m", "rkllm_ext", "inspect", "nothing.rkllm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[:10]) == (1, "rkllm-ext:")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_conversion_that_is_told_to_end_leaves_nothing(tiny_llama: Path, tmp_path: Path, number: int) -> None:
     code = "from rkllm_ext.cli import main; main()"

@@ -128,14 +128,7 @@ def _guard(app: flask.Flask, api_key: str | None, cors_origins: Collection[str])
 
 def _tell_errors(app: flask.Flask) -> None:
     def told(refusal: Refusal) -> flask.Response:
-        path = flask.request.path
-        if path.startswith("/api/"):  # as Ollama tells them
-            body: dict[str, Any] = {"error": refusal.message}
-        elif path == "/rkllm_chat":  # as the vendor's server does
-            body = {"status": "error", "message": refusal.message}
-        else:
-            body = refusal.body()
-        response = answered(body, refusal.status)
+        response = answered(refusal.body(flask.request.path), refusal.status)
         response.headers.update(refusal.headers)
         return response
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -31,11 +32,12 @@ def requests_of(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     Raises
     ------
     InvalidArgumentError
-        A line is no request; the sentence has its number.
+        A line is no request; the sentence has its number. Or the file is none that can be read twice.
     OSError
     """
     seen: set[str] = set()
-    with open(path, "rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        _check_regular(file.fileno(), path)
         for number, raw in enumerate(file, 1):
             if raw.strip():
                 try:
@@ -46,6 +48,11 @@ def requests_of(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                     raise InvalidArgumentError(f"{os.fspath(path)}: line {number}: {error}") from None
                 seen.add(line["custom_id"])
                 yield line
+
+
+def _check_regular(file: int, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        raise InvalidArgumentError(f"{os.fspath(path)}: is not a regular file; a batch that can be resumed needs one")
 
 
 def _checked(raw: bytes) -> dict[str, Any]:
@@ -84,7 +91,7 @@ class Answers:
     BusyError
         Another process writes it.
     InvalidArgumentError
-        It holds something else.
+        It holds something else, or is a pipe or a device.
     OSError
     """
 
@@ -93,6 +100,7 @@ class Answers:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self.done: set[str] = set()
         try:
+            _check_regular(self._file, path)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._file, self._read())
         except BlockingIOError:

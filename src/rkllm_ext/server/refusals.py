@@ -51,8 +51,12 @@ class Refusal(Exception):
         self.code = code
         self.headers = headers or {}
 
-    def body(self) -> dict[str, Any]:
-        """Return OpenAI's error object."""
+    def body(self, path: str = "") -> dict[str, Any]:
+        """Return OpenAI's error object; for a path of Ollama's or the vendor's, what their servers say."""
+        if path.startswith("/api/"):
+            return {"error": self.message}
+        if path == "/rkllm_chat":
+            return {"status": "error", "message": self.message}
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 

@@ -15,10 +15,14 @@ from typing import Any
 
 import flask
 from waitress import create_server, wasyncore
+from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask
 
 from .models import Models
+from .refusals import Refusal
 from .request import LOG
+from .serving import to_json
 
 _SPARE_THREADS = 8  # for requests that are answered at once, and those that are refused
 _TICK = 0.5  # seconds between two looks at whether the server is to end
@@ -52,6 +56,29 @@ def log_to_stderr(as_json: bool) -> None:
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
+
+class _ErrorTask(ErrorTask):  # type: ignore[misc]
+    """Tells what waitress refuses before the application sees it, in the application's words."""
+
+    def execute(self) -> None:
+        error, limits = self.request.error, self.channel.server.adj
+        sentences = {
+            413: f"the body is larger than {limits.max_request_body_size} bytes",
+            431: f"the header is larger than {limits.max_request_header_size} bytes",
+        }
+        kind = "invalid_request_error" if error.code < 500 else "server_error"
+        refusal = Refusal(error.code, sentences.get(error.code, error.body), kind)
+        data = to_json(refusal.body(self.request.path)).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(data)
+        self.write(data)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    error_task_class = _ErrorTask
 
 
 class Server:
@@ -105,6 +132,8 @@ class Server:
             trusted_proxy_headers={"x-forwarded-for", "x-forwarded-proto"} if trusted_proxy else set(),
             clear_untrusted_proxy_headers=True,
         )
+        for listener in self._listeners:
+            listener.channel_class = _Channel
         self.port = int(self._listeners[0].socket.getsockname()[1])
         self._drain = drain
         self._signals = 0
