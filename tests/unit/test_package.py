@@ -117,3 +117,14 @@ def test_install_puts_nothing_outside_the_package() -> None:
 def test_install_carries_the_license() -> None:
     assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in installed_files())
     assert metadata.metadata("rkllm_ext").get("License-Expression", "Apache-2.0") == "Apache-2.0"
+
+
+def test_the_oldest_packages_of_ci_are_the_oldest_that_are_allowed(repo: Path) -> None:
+    lines = (repo / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    rows = {name: (version, why) for name, version, why in re.findall(r"^([\w-]+)==(\S+)(.*)$", "\n".join(lines), re.M)}
+    assert len(rows) == len(lines) - 1, "each line but the first is a package"
+    required = metadata.distribution("rkllm_ext").requires or []
+    least = {match[1]: match[2] for match in (re.match(r"([\w-]+)>=([\d.]+)", line) for line in required) if match}
+    assert {name for line in required if "extra ==" not in line for name in re.findall(r"^[\w-]+", line)} <= set(rows)
+    for name, (version, why) in rows.items():
+        assert version.startswith(f"{least[name]}.") or why == f"  # {least[name]} has none"
