@@ -12,7 +12,7 @@ __all__ = ["interruptible"]
 Result = TypeVar("Result")
 
 _SHORT = 64  # items of an input: the library looks that often whether it was aborted
-_AGAIN = 0.02  # seconds: an abort before the computation has begun is forgotten by it
+_AGAIN = 0.02  # seconds: the library forgets an abort from before its computation
 
 
 def interruptible(call: Callable[[], Result], x: object, abort: Callable[[], None]) -> Result:
@@ -26,9 +26,12 @@ def interruptible(call: Callable[[], Result], x: object, abort: Callable[[], Non
         return call()
     results: list[Result] = []
     errors: list[BaseException] = []
+    beginning = threading.Lock()  # whoever gets it decides: compute begins, or it never will
     done = threading.Event()  # Thread.join, once interrupted, takes the thread for ended
 
     def compute() -> None:
+        if not beginning.acquire(blocking=False):
+            return
         try:
             results.append(call())
         except BaseException as error:
@@ -36,13 +39,14 @@ def interruptible(call: Callable[[], Result], x: object, abort: Callable[[], Non
         finally:
             done.set()
 
-    threading.Thread(target=compute, daemon=True).start()
     try:
+        threading.Thread(target=compute, daemon=True).start()
         done.wait()
     except BaseException:
-        while not done.is_set():
-            abort()
-            done.wait(_AGAIN)
+        if not beginning.acquire(blocking=False):
+            while not done.is_set():
+                abort()
+                done.wait(_AGAIN)
         raise
     if errors:
         raise errors.pop()
