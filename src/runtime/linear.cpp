@@ -56,15 +56,12 @@ Activations::Quantized& Activations::quantize(int bits, int group, int64_t k, co
   const int64_t bytes = int64_t(max_rows_) * (max_cols_ + 31) / 32 * 32, scales = int64_t(max_rows_) * n_groups;
   reserve(q.hi, std::max(bytes, n_ * k));
   reserve(q.scales, scales);
-  reserve(q.hi_sums, scales);
-  if (bits == 16) {
-    reserve(q.lo, std::max(bytes, n_ * k));
-    reserve(q.lo_sums, scales);
-  }
+  reserve(q.offsets, scales);
+  if (bits == 16) reserve(q.lo, std::max(bytes, n_ * k));
   pool.run(n_, [&](int row, int) {
     const int64_t at = row * n_groups;
     QuantizedRow out = {int32_t(k), group, q.hi.data() + row * k, bits == 16 ? q.lo.data() + row * k : nullptr,
-                        q.scales.data() + at, q.hi_sums.data() + at, bits == 16 ? q.lo_sums.data() + at : nullptr};
+                        q.scales.data() + at, q.offsets.data() + at};
     (bits == 16 ? kernels.quantize_a16 : kernels.quantize_a8)(x_ + row * stride_, int(cols_), out);
   });
   return q;
@@ -84,8 +81,7 @@ void Activations::prepare(const Format& format, const Layout& layout, const Kern
   task.hi = q.hi.data();
   task.lo = q.lo.data();
   task.x_scales = q.scales.data();
-  task.hi_sums = q.hi_sums.data();
-  task.lo_sums = q.lo_sums.data();
+  task.offsets = q.offsets.data();
 }
 
 void multiply(Activations& x, std::initializer_list<Product> products, const Kernels& kernels, ThreadPool& pool) {

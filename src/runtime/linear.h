@@ -48,7 +48,7 @@ class Activations {
     int group = 0;
     Buffer<int8_t> hi, lo;
     Buffer<float> scales;
-    Buffer<int32_t> hi_sums, lo_sums;
+    Buffer<int32_t> offsets;
   };
   Quantized& quantize(int bits, int group, int64_t k, const Kernels& kernels, ThreadPool& pool);
 

@@ -47,13 +47,12 @@ std::vector<uint8_t> random_matrix(const Format& format, int64_t rows, int64_t c
 struct Rows {  // quantized activations
   std::vector<int8_t> hi, lo;
   std::vector<float> scales;
-  std::vector<int32_t> hi_sums, lo_sums;
+  std::vector<int32_t> offsets;
 
   Rows(int64_t k, int64_t groups, int n)
-      : hi(size_t(n * k)), lo(size_t(n * k)), scales(size_t(n * groups)), hi_sums(size_t(n * groups)),
-        lo_sums(size_t(n * groups)) {}
+      : hi(size_t(n * k)), lo(size_t(n * k)), scales(size_t(n * groups)), offsets(size_t(n * groups)) {}
   bool operator==(const Rows& o) const {
-    return hi == o.hi && lo == o.lo && scales == o.scales && hi_sums == o.hi_sums && lo_sums == o.lo_sums;
+    return hi == o.hi && lo == o.lo && scales == o.scales && offsets == o.offsets;
   }
 };
 
@@ -63,8 +62,7 @@ Rows quantized(const Kernels& table, int bits, const std::vector<float>& x, int 
   Rows rows(k, groups, n);
   for (int t = 0; t < n; t++) {
     const QuantizedRow out = {k, group, &rows.hi[size_t(t * k)], &rows.lo[size_t(t * k)],
-                              &rows.scales[size_t(t * groups)], &rows.hi_sums[size_t(t * groups)],
-                              &rows.lo_sums[size_t(t * groups)]};
+                              &rows.scales[size_t(t * groups)], &rows.offsets[size_t(t * groups)]};
     (bits == 16 ? table.quantize_a16 : table.quantize_a8)(&x[size_t(t * cols)], cols, out);
   }
   return rows;
@@ -89,8 +87,7 @@ std::vector<float> product(const Kernels& table, const Format& format, int bits,
   task.hi = rows.hi.data();
   task.lo = rows.lo.data();
   task.x_scales = rows.scales.data();
-  task.hi_sums = rows.hi_sums.data();
-  task.lo_sums = rows.lo_sums.data();
+  task.offsets = rows.offsets.data();
   task.y = y.data();
   task.y_stride = layout.tiles * 16;
   const auto kernel = format.bits == 32   ? table.matmul_fp32
@@ -158,21 +155,18 @@ void extreme_codes_do_not_overflow(const char* name, int8_t x, int weight) {
   std::vector<uint8_t> packed(size_t(layout.n_bytes));
   pack(format, 16, k, codes.data(), std::vector<float>(size_t(16 * groups), 1.0f).data(), packed.data());
   Rows rows(k, groups, n);
-  for (int t = 0; t < n; t++)
-    for (int g = 0; g < groups; g++) {
-      const size_t at = size_t(t * groups + g);
-      rows.scales[at] = 1.0f;
-      rows.hi_sums[at] = rows.lo_sums[at] = x * std::min(group, k - g * group);
-    }
+  for (float& scale : rows.scales) scale = 1.0f;
   for (int8_t& code : rows.hi) code = x;
   for (int8_t& code : rows.lo) code = x;
-  for (const char* isa : isas())
-    for (int bits : {8, 16}) {
-      const std::vector<float> bias(16, 0.0f);
-      const float expected = float(k * weight * x * (bits == 16 ? 257 : 1));
+  for (int bits : {8, 16}) {
+    const int value = x * (bits == 16 ? 257 : 1);
+    for (int i = 0; i < n * groups; i++)
+      rows.offsets[size_t(i)] = -8 * value * std::min(group, k - i % groups * group);
+    const std::vector<float> bias(16, 0.0f);
+    for (const char* isa : isas())
       for (float y : product(kernels_of(isa), format, bits, layout, k, packed, {}, rows, bias, group, n))
-        CHECK(y == expected);
-    }
+        CHECK(y == float(k * weight * value));
+  }
 }
 
 // Bytes in the layout of a KV cache: tiles of sixteen rows, one byte after the other, no scales.
@@ -424,15 +418,18 @@ void what_is_not_finite_becomes_codes_in_range(const Kernels& table) {
     std::vector<float> x(padded_k, 0.5f), scales(3);
     for (int at : {0, 17, 31, 40, 69}) x[size_t(at)] = odd;
     std::vector<int8_t> hi(padded_k), lo(padded_k);
-    std::vector<int32_t> hi_sums(3), lo_sums(3);
-    const QuantizedRow row = {padded_k, group, hi.data(), lo.data(), scales.data(), hi_sums.data(), lo_sums.data()};
-    for (auto quantize : {table.quantize_a8, table.quantize_a16}) {
-      quantize(x.data(), k, row);
+    std::vector<int32_t> offsets(3);
+    const QuantizedRow row = {padded_k, group, hi.data(), lo.data(), scales.data(), offsets.data()};
+    for (bool wide : {false, true}) {
+      (wide ? table.quantize_a16 : table.quantize_a8)(x.data(), k, row);
       for (size_t g = 0; g < 3; g++) {
         int32_t sum = 0;
-        for (size_t i = 0; i < group; i++) sum += hi[g * group + i];
-        CHECK(hi_sums[g] == sum);
-        CHECK(std::abs(sum) <= 128 * group);
+        for (size_t i = g * group; i < (g + 1) * group; i++) {
+          const int32_t value = wide ? 256 * hi[i] + lo[i] : hi[i];
+          CHECK(std::abs(value) <= (wide ? 32639 : 127));
+          sum += value;
+        }
+        CHECK(offsets[g] == -8 * sum);
       }
     }
   }

@@ -18,7 +18,7 @@ struct MatmulTask {
   int64_t scale_stride;    // bytes from one tile of scales to the next
   int64_t ahead;           // float kernels: bytes from what is read to what will be read soon; 0: leave that to the CPU
   int32_t k;               // columns; padded ones for integer kernels
-  int32_t group;           // columns that share an activation scale; the last group may be shorter
+  int32_t group;           // columns that share an activation scale, at most 512 of 16 bits; the last may be shorter
   int32_t scale_per_group; // 0: one f32 weight scale per row, 1: one f16 weight scale per row and group
   int32_t n_tokens;
   const float* bias;       // padded, or nullptr
@@ -27,21 +27,19 @@ struct MatmulTask {
   const int8_t* hi;        // integer kernels: [n_tokens, k] the 8-bit value or the high byte of the 16-bit value
   const int8_t* lo;        // [n_tokens, k] the low, signed byte: value = 256 * hi + lo
   const float* x_scales;   // [n_tokens, n_groups]
-  const int32_t* hi_sums;  // [n_tokens, n_groups] sums of hi over a group
-  const int32_t* lo_sums;
+  const int32_t* offsets;  // [n_tokens, n_groups] -8 times the sum of a group's values, for codes that carry an offset
   float* y;                // [n_tokens, y_stride], 16 floats written per tile
   int64_t y_stride;
 };
 
-// Where a quantized row of activations goes; k_padded and group as in MatmulTask. lo and lo_sums only for 16 bits.
+// Where a quantized row of activations goes; all as in MatmulTask. lo only for 16 bits.
 struct QuantizedRow {
   int32_t k_padded;
   int32_t group;
   int8_t* hi;
   int8_t* lo;
   float* scales;
-  int32_t* hi_sums;
-  int32_t* lo_sums;
+  int32_t* offsets;
 };
 
 // Of weights 2^(exponent * (score - greatest)).

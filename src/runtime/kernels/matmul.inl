@@ -94,10 +94,10 @@ struct GroupSum {
   void start(const MatmulTask& task, int token, int group, int n_groups) {
     constexpr int offset = Bits == 4 ? 8 : kSignedOffset;
     for (int t = 0; t < T; t++) {
-      const int64_t at = int64_t(token + t) * n_groups + group;
+      const I begin = isplat(offset / 8 * task.offsets[int64_t(token + t) * n_groups + group]);
       for (int r = 0; r < R; r++) {
-        hi[t][r] = isplat(-offset * task.hi_sums[at]);
-        if (Bytes == 2) lo[t][r] = isplat(-offset * task.lo_sums[at]);
+        hi[t][r] = Bytes == 2 ? isplat(0) : begin;
+        if (Bytes == 2) lo[t][r] = begin;
       }
     }
   }
@@ -159,8 +159,9 @@ struct GroupSum {
     }
   }
 
+  // The sums of 16-bit values fit 32 bits: 128 * 127 * 512 * 257 does.
   F value(int t, int r) const {
-    return Bytes == 2 ? fma(to_float(hi[t][r]), splat(256.0f), to_float(lo[t][r])) : to_float(hi[t][r]);
+    return to_float(Bytes == 2 ? iadd(shift_left_8(hi[t][r]), lo[t][r]) : hi[t][r]);
   }
 };
 

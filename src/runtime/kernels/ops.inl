@@ -61,13 +61,6 @@ inline float magnitude(const float* x, int begin, int end) {
   return result;
 }
 
-inline int32_t isum(I v) {
-  int32_t lanes[16], total = 0;
-  istore(lanes, v);
-  for (int i = 0; i < 16; i++) total += lanes[i];
-  return total;
-}
-
 // x[k, k + 16) * factor rounded to nearest even; columns from k_end on are 0. What is not finite, in numbers of hostile
 // models, ends within -top ... top like all others: sums of codes cannot overflow.
 inline I rounded(const float* x, int k, int k_end, float factor, float top) {
@@ -89,23 +82,20 @@ void quantize(const float* x, int k, const QuantizedRow& out) {
     const int end = at_most(begin + out.group, out.k_padded);
     const float most = magnitude(x, begin, at_most(end, k));
     const float factor = most > 0.0f ? top / most : 0.0f;
-    I hi_sum = isplat(0), lo_sum = isplat(0);
+    I sums = isplat(0);
     for (int at = begin; at < end; at += 16) {
       const I q = rounded(x, at, at_most(end, k), factor, top);
+      sums = iadd(sums, q);
       if (Bytes == 1) {
         store_bytes(out.hi + at, q);
-        hi_sum = iadd(hi_sum, q);
         continue;
       }
       const I hi = shift_right_8(iadd(q, isplat(128))), lo = isub(q, shift_left_8(hi));
       store_bytes(out.hi + at, hi);
       store_bytes(out.lo + at, lo);
-      hi_sum = iadd(hi_sum, hi);
-      lo_sum = iadd(lo_sum, lo);
     }
     out.scales[g] = most / top;
-    out.hi_sums[g] = isum(hi_sum);
-    if (Bytes == 2) out.lo_sums[g] = isum(lo_sum);
+    out.offsets[g] = -8 * int32_t(sum(to_float(sums)));  // exact: floats hold all integers up to 2^24 > 32639 * 512
   }
 }
 
@@ -351,7 +341,7 @@ float integer_peak(int64_t steps) {
     for (int i = 0; i < kPeakSums; i++) sums[i] = dot_u7(sums[i], weights, 0x01020304);
   I total = isplat(0);
   for (int i = 0; i < kPeakSums; i++) total = iadd(total, sums[i]);
-  return float(isum(total));
+  return sum(to_float(total));
 }
 
 float float_peak(int64_t steps) {

@@ -86,10 +86,6 @@ struct PairSums {
   }
 };
 
-// The largest group whose 16-bit sums fit 32 bits: 128 * 127 * 512 * 257 does. Such a sum becomes a float in one
-// rounding, as 256 * hi + lo of two floats does.
-constexpr int kWidestGroup = 512;
-
 // quad: the first of Q times four rows of the tile.
 template <int Bits, int Bytes, int P, int Q>
 void pairs_block(const MatmulTask& task, int token, int tile, int quad) {
@@ -139,8 +135,7 @@ int pairs(const MatmulTask& task, int token, int tile) {
 
 template <template <int, int> class Block, int Bits, int Bytes>
 void matmul(const MatmulTask& task, int tile_begin, int tile_end) {
-  if (task.n_tokens <= 2 || (Bytes == 2 && task.group > kWidestGroup))
-    return cover<Block, 2, kStreams>(task, tile_begin, tile_end);
+  if (task.n_tokens <= 2) return cover<Block, 2, kStreams>(task, tile_begin, tile_end);
   for (int tile = tile_begin; tile < tile_end; tile++) {
     int token = 0;
     while (token + 8 <= task.n_tokens) token = pairs<Bits, Bytes, 4>(task, token, tile);
