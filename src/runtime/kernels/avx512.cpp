@@ -22,7 +22,7 @@ constexpr int kManyTokens = 4;
 constexpr int kManyTiles = 4;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
-constexpr int kTokensA16 = 4;
+constexpr int kTokensA16 = 5;
 constexpr int kTokensA8 = 5;  // with six, the compiler runs out of registers
 constexpr int kIntegerTiles = 2;
 constexpr int kStreams = 1;

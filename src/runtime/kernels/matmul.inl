@@ -165,9 +165,11 @@ struct GroupSum {
   }
 };
 
-// Bytes of codes between what is read and what memory is asked for, all streams together: what arrives in the time
-// that memory takes to answer.
+// Bytes of codes between what is read and what memory is asked for: what arrives in the time that memory takes to
+// answer. Where arithmetic counts more than memory, each of several tiles has less of it.
 constexpr int kAhead = 12288;
+template <int Bits, int Bytes, int R>
+constexpr int kFar = R == 1 ? kAhead : Bits == 8 && Bytes == 2 ? 8192 : 4096;
 
 template <int Bits, int Bytes, int T, int R>
 void integer_block(const MatmulTask& task, int token, int tile) {
@@ -178,7 +180,7 @@ void integer_block(const MatmulTask& task, int token, int tile) {
   const int8_t* x_hi = task.hi + int64_t(token) * task.k;
   const int8_t* x_lo = Bytes == 2 ? task.lo + int64_t(token) * task.k : x_hi;  // of one byte: moved along, never read
   const uint8_t* tile_end = task.codes + (tile + 1) * task.code_stride;
-  const int far = token == 0 ? kAhead / R : 0;  // later tokens find the codes in the cache
+  const int far = token == 0 ? kFar<Bits, Bytes, R> : 0;  // later tokens find the codes in the cache
   const int groups_far = far / (task.group * 2 * Bits) + 1;
   for (int g = 0; g < n_groups; g++) {
     const int begin = g * task.group, end = at_most(begin + task.group, task.k);
@@ -214,15 +216,24 @@ void integer_block(const MatmulTask& task, int token, int tile) {
   }
 }
 
-// Cover tokens x tiles with blocks of T x R, smaller ones at the edges. Block<T, R>::run computes one.
+// A block of n tokens, at most T.
+template <template <int, int> class Block, int T, int R>
+void block_of(int n, const MatmulTask& task, int token, int tile) {
+  if constexpr (T > 1)
+    if (n < T) return block_of<Block, T - 1, R>(n, task, token, tile);
+  Block<T, R>::run(task, token, tile);
+}
+
+// Cover tokens x tiles with blocks of at most T x R. Block<T, R>::run computes one. The first block waits for memory, so
+// it is a large one; a single token at the end would cost as much as two.
 template <template <int, int> class Block, int T, int R>
 void tile_strip(const MatmulTask& task, int tile) {
-  int token = 0;
-  for (; token + T <= task.n_tokens; token += T) Block<T, R>::run(task, token, tile);
-  if (T > 4 && token + 4 <= task.n_tokens) Block<(T > 4 ? 4 : 1), R>::run(task, token, tile), token += 4;
-  if (T > 3 && token + 3 == task.n_tokens) return Block<(T > 3 ? 3 : 1), R>::run(task, token, tile);
-  if (T > 2 && token + 2 <= task.n_tokens) Block<(T > 2 ? 2 : 1), R>::run(task, token, tile), token += 2;
-  for (; token < task.n_tokens; token++) Block<1, R>::run(task, token, tile);
+  for (int token = 0, rest = task.n_tokens; rest > 0;) {
+    const int n = rest == T + 1 && T > 2 ? T - 1 : at_most(rest, T);
+    block_of<Block, T, R>(n, task, token, tile);
+    token += n;
+    rest -= n;
+  }
 }
 
 template <template <int, int> class Block, int T, int R>
