@@ -41,47 +41,58 @@ void Activations::set(const float* x, int64_t stride, int n, int64_t cols) {
   used_ = 0;
 }
 
-Activations::Quantized& Activations::quantize(int bits, int group, int64_t k, const Kernels& kernels,
-                                              ThreadPool& pool) {
+// The rows as a matrix wants them, if they are quantized like that already.
+Activations::Quantized* Activations::find(const Matrix& weight) {
+  const int bits = activation_bits(*weight.format, type_), group = activation_group(*weight.format, weight.layout.k);
   for (size_t i = 0; i < used_; i++)
-    if (quantized_[i].bits == bits && quantized_[i].group == group) return quantized_[i];
+    if (quantized_[i].bits == bits && quantized_[i].group == group) return &quantized_[i];
+  return nullptr;
+}
+
+// Memory for them.
+Activations::Quantized& Activations::add(const Matrix& weight) {
   if (used_ == quantized_.size()) quantized_.emplace_back();
   Quantized& q = quantized_[used_++];
-  const int64_t n_groups = (k + group - 1) / group;
+  q.bits = activation_bits(*weight.format, type_);
+  q.group = activation_group(*weight.format, weight.layout.k);
+  q.k = weight.layout.k;
   const auto reserve = [](auto& buffer, int64_t n) {
     if (buffer.size() < n) buffer.resize(n);
   };
-  q.bits = bits;
-  q.group = group;
-  const int64_t bytes = int64_t(max_rows_) * (max_cols_ + 31) / 32 * 32, scales = int64_t(max_rows_) * n_groups;
-  reserve(q.hi, std::max(bytes, n_ * k));
+  const int64_t bytes = std::max(int64_t(max_rows_) * (max_cols_ + 31) / 32 * 32, n_ * q.k);
+  const int64_t scales = int64_t(max_rows_) * ((q.k + q.group - 1) / q.group);
+  reserve(q.hi, bytes);
+  if (q.bits == 16) reserve(q.lo, bytes);
   reserve(q.scales, scales);
   reserve(q.offsets, scales);
-  if (bits == 16) reserve(q.lo, std::max(bytes, n_ * k));
-  pool.run(n_, [&](int row, int) {
-    const int64_t at = row * n_groups;
-    QuantizedRow out = {int32_t(k), group, q.hi.data() + row * k, bits == 16 ? q.lo.data() + row * k : nullptr,
-                        q.scales.data() + at, q.offsets.data() + at};
-    (bits == 16 ? kernels.quantize_a16 : kernels.quantize_a8)(x_ + row * stride_, int(cols_), out);
-  });
   return q;
 }
 
-void Activations::prepare(const Format& format, const Layout& layout, const Kernels& kernels, ThreadPool& pool,
-                          MatmulTask& task) {
+void Activations::quantize_row(Quantized& q, int row, const Kernels& kernels) const {
+  const int64_t at = row * ((q.k + q.group - 1) / q.group);
+  const QuantizedRow out = {int32_t(q.k), q.group, q.hi.data() + row * q.k,
+                            q.bits == 16 ? q.lo.data() + row * q.k : nullptr, q.scales.data() + at,
+                            q.offsets.data() + at};
+  (q.bits == 16 ? kernels.quantize_a16 : kernels.quantize_a8)(x_ + row * stride_, int(cols_), out);
+}
+
+void Activations::prepare(const Matrix& weight, const Kernels& kernels, ThreadPool& pool, MatmulTask& task) {
   task.n_tokens = n_;
-  if (format.is_float()) {
+  if (weight.format->is_float()) {
     task.x = x_;
     task.x_stride = stride_;
     return;
   }
-  const int group = activation_group(format, layout.k);
-  Quantized& q = quantize(activation_bits(format, type_), group, layout.k, kernels, pool);
-  task.group = group;
-  task.hi = q.hi.data();
-  task.lo = q.lo.data();
-  task.x_scales = q.scales.data();
-  task.offsets = q.offsets.data();
+  Quantized* q = find(weight);
+  if (!q) {
+    q = &add(weight);
+    pool.run(n_, [&](int row, int) { quantize_row(*q, row, kernels); });
+  }
+  task.group = q->group;
+  task.hi = q->hi.data();
+  task.lo = q->lo.data();
+  task.x_scales = q->scales.data();
+  task.offsets = q->offsets.data();
 }
 
 void multiply(Activations& x, std::initializer_list<Product> products, const Kernels& kernels, ThreadPool& pool) {
@@ -109,7 +120,7 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     task.bias = linear.bias.data();
     task.y = products.begin()[i].y;
     task.y_stride = products.begin()[i].y_stride;
-    x.prepare(*linear.weight.format, layout, kernels, pool, task);
+    x.prepare(linear.weight, kernels, pool, task);
     parts[i] = {task, kernel_of(*linear.weight.format, x.type(), kernels), int(layout.tiles), 0};
     total_tiles += int(layout.tiles);
   }

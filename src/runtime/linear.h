@@ -31,6 +31,16 @@ class Activations {
   // Point at n rows of cols floats, stride apart; forgets earlier quantizations. Rows are padded with zeros.
   void set(const float* x, int64_t stride, int n, int64_t cols);
 
+  // Let body(row) compute every row, and in the same job quantize it as this layer, if it is one, wants it.
+  template <class Body>
+  void fill(const Linear* reader, const Kernels& kernels, ThreadPool& pool, const Body& body) {
+    Quantized* quantized = reader && !reader->weight.format->is_float() ? &add(reader->weight) : nullptr;
+    pool.run(n_, [&](int row, int) {
+      body(row);
+      if (quantized) quantize_row(*quantized, row, kernels);
+    });
+  }
+
   // What products of all later rows are computed with.
   void use_type(ActivationType type) { type_ = type; }
   ActivationType type() const { return type_; }
@@ -39,18 +49,21 @@ class Activations {
   int64_t stride() const { return stride_; }
   int64_t cols() const { return cols_; }
 
-  // Fill the activation side of a task for a weight format.
-  void prepare(const Format& format, const Layout& layout, const Kernels& kernels, ThreadPool& pool, MatmulTask& task);
+  // Fill the activation side of a task for a matrix.
+  void prepare(const Matrix& weight, const Kernels& kernels, ThreadPool& pool, MatmulTask& task);
 
  private:
   struct Quantized {
     int bits = 0;
     int group = 0;
+    int64_t k = 0;  // padded columns
     Buffer<int8_t> hi, lo;
     Buffer<float> scales;
     Buffer<int32_t> offsets;
   };
-  Quantized& quantize(int bits, int group, int64_t k, const Kernels& kernels, ThreadPool& pool);
+  Quantized* find(const Matrix& weight);
+  Quantized& add(const Matrix& weight);
+  void quantize_row(Quantized& q, int row, const Kernels& kernels) const;
 
   int max_rows_;
   int64_t max_cols_;

@@ -108,21 +108,21 @@ struct Pass {
       kernels.rms_norm(x, norm.weight.data(), spec.norm_eps, int(spec.dim), out);
   }
 
-  // normed = norm(x)
-  void norm(const Norm& norm) const {
-    pool.run(n, [&](int t, int) {
-      norm_row(norm, w.x.data() + t * w.dim_stride, w.normed.data() + t * w.dim_stride);
-    });
-    w.activations.set(w.normed.data(), w.dim_stride, n, spec.dim);
+  // x += scale * norm(projected), one row of it.
+  void add_row(const Norm& post_norm, int t) const {
+    float* added = w.projected.data() + t * w.dim_stride;
+    if (spec.post_norms) norm_row(post_norm, added, added);
+    if (spec.residual_scale != 1.0f) kernels.scale(added, spec.residual_scale, int(w.dim_stride));
+    kernels.add(w.x.data() + t * w.dim_stride, added, int(w.dim_stride));
   }
 
-  // x += scale * norm(projected)
-  void residual(const Norm& post_norm) const {
-    pool.run(n, [&](int t, int) {
-      float* added = w.projected.data() + t * w.dim_stride;
-      if (spec.post_norms) norm_row(post_norm, added, added);
-      if (spec.residual_scale != 1.0f) kernels.scale(added, spec.residual_scale, int(w.dim_stride));
-      kernels.add(w.x.data() + t * w.dim_stride, added, int(w.dim_stride));
+  // normed = norm(x), after what is projected has been added to x (post_norm: its norm; nullptr: there is nothing yet).
+  // Rows are quantized for the layer that reads them in the same job, for at the end of each job threads wait.
+  void add_and_norm(const Norm* post_norm, const Norm& norm, const Linear* reader) const {
+    w.activations.set(w.normed.data(), w.dim_stride, n, spec.dim);
+    w.activations.fill(reader, kernels, pool, [&](int t) {
+      if (post_norm) add_row(*post_norm, t);
+      norm_row(norm, w.x.data() + t * w.dim_stride, w.normed.data() + t * w.dim_stride);
     });
   }
 
@@ -206,29 +206,31 @@ struct Pass {
 
   void attention(int index) const {
     const Layer& layer = model.layers[size_t(index)];
-    norm(layer.attn_norm);
+    const Norm* post_norm = index ? &model.layers[size_t(index) - 1].post_ffn_norm : nullptr;
+    add_and_norm(post_norm, layer.attn_norm, spec.kv_lora_rank ? &layer.q_a : &layer.q);
     if (spec.kv_lora_rank) latent_attention(layer, index);
     else head_attention(layer, index);
     multiply({{&layer.output, w.projected.data(), w.dim_stride}});
-    residual(layer.post_attn_norm);
   }
 
   void feed_forward(int index) const {
     const Layer& layer = model.layers[size_t(index)];
-    // The norm's output of a parallel residual is still that of the attention.
-    if (spec.parallel_residual) w.activations.set(w.normed.data(), w.dim_stride, n, spec.dim);
-    else norm(layer.ffn_norm);
+    if (spec.parallel_residual) {  // the output of the norm is still that of the attention
+      pool.run(n, [&](int t, int) { add_row(layer.post_attn_norm, t); });
+      w.activations.set(w.normed.data(), w.dim_stride, n, spec.dim);
+    } else {
+      add_and_norm(&layer.post_attn_norm, layer.ffn_norm, spec.ffn_gated ? &layer.gate : &layer.up);
+    }
     if (spec.ffn_gated)
       multiply({{&layer.gate, w.gate.data(), w.ffn_stride}, {&layer.up, w.up.data(), w.ffn_stride}});
     else multiply({{&layer.up, w.gate.data(), w.ffn_stride}});
     const auto activate = spec.activation == "gelu" ? kernels.gelu_mul : kernels.silu_mul;
-    pool.run(n, [&](int t, int) {
+    w.activations.set(w.gate.data(), w.ffn_stride, n, spec.ffn_dim);
+    w.activations.fill(&layer.down, kernels, pool, [&](int t) {
       activate(w.gate.data() + t * w.ffn_stride, spec.ffn_gated ? w.up.data() + t * w.ffn_stride : nullptr,
                int(w.ffn_stride));
     });
-    w.activations.set(w.gate.data(), w.ffn_stride, n, spec.ffn_dim);
     multiply({{&layer.down, w.projected.data(), w.dim_stride}});
-    residual(layer.post_ffn_norm);
   }
 };
 
@@ -260,7 +262,7 @@ void forward(const Model& model, const Segment* segments, int n_segments, Worksp
     pass.attention(i);
     pass.feed_forward(i);
   }
-  pass.norm(model.output_norm);
+  pass.add_and_norm(&model.layers.back().post_ffn_norm, model.output_norm, nullptr);
 }
 
 void project(const Model& model, Workspace& workspace, int first, int n, float* out, ThreadPool& pool) {
