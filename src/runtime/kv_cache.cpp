@@ -68,6 +68,10 @@ struct Encoder {
 
   // The bytes of x[0, count), zeros behind them up to sixteen values.
   const uint8_t* encode(const float* x, int count) {
+    if (type == KvType::F16 && count == 16) {  // as they lie: a copy just made is not soon to be had as a vector
+      kernels.to_finite_half(x, reinterpret_cast<uint16_t*>(bytes), 16);
+      return bytes;
+    }
     for (int i = 0; i < 16; i++) values[i] = i < count ? finite(x[i], largest) : 0.0f;
     if (type == KvType::F32) return reinterpret_cast<const uint8_t*>(values);
     if (type == KvType::F16) kernels.to_half(values, reinterpret_cast<uint16_t*>(bytes), 16);

@@ -328,6 +328,13 @@ void halves_agree(const Kernels& table) {
   std::vector<uint16_t> back(65536);
   table.to_half(a.data(), back.data(), 65536);
   CHECK(back == halves);
+  const std::vector<float> far = {1e9f, -1e9f, HUGE_VALF, -HUGE_VALF, std::nanf(""), 65519.0f, 65520.0f, 65504.0f,
+                                  -65504.0f, -65520.0f, 1e-9f, 0.0f, 1.0f, -1.0f, 3e38f, -3e38f};
+  const std::vector<uint16_t> most = {0x7bff, 0xfbff, 0x7bff, 0xfbff, 0xfbff, 0x7bff, 0x7bff, 0x7bff,
+                                      0xfbff, 0xfbff, 0, 0, 0x3c00, 0xbc00, 0x7bff, 0xfbff};
+  std::vector<uint16_t> finite(16);
+  table.to_finite_half(far.data(), finite.data(), 16);
+  CHECK(finite == most);
   // Floats between halves, where rounding decides: ties, neighbours of ties, overflow.
   std::vector<float> between;
   for (size_t i = 0; i + 1 < 0x7c00; i++)

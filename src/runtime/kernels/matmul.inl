@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products, written once over the vector types that ops.inl describes: float weights, then integer ones.
 
-inline int at_most(int a, int b) { return a < b ? a : b; }
+constexpr int at_most(int a, int b) { return a < b ? a : b; }
 
 inline F bias_of(const MatmulTask& task, int tile) { return task.bias ? load(task.bias + 16 * tile) : splat(0.0f); }
 
@@ -240,6 +240,7 @@ template <template <int, int> class Block, int T, int R>
 void cover(const MatmulTask& task, int tile_begin, int tile_end) {
   int tile = tile_begin;
   for (; tile + R <= tile_end; tile += R) tile_strip<Block, T, R>(task, tile);
+  if (R > 2 && tile + 2 <= tile_end) tile_strip<Block, T, at_most(R, 2)>(task, tile), tile += 2;
   for (; tile < tile_end; tile++) tile_strip<Block, T, 1>(task, tile);
 }
 

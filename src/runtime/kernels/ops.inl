@@ -273,6 +273,11 @@ void to_half(const float* x, uint16_t* out, int n) {
   for (int i = 0; i < n; i += 16) store_half(out + i, load(x + i));
 }
 
+void to_finite_half(const float* x, uint16_t* out, int n) {
+  const F most = splat(65504.0f), least = splat(-65504.0f);
+  for (int i = 0; i < n; i += 16) store_half(out + i, min(max(load(x + i), least), most));
+}
+
 void from_half(const uint16_t* x, float* out, int n) {
   for (int i = 0; i < n; i += 16) store(out + i, load_half(x + i));
 }
