@@ -224,8 +224,8 @@ void block_of(int n, const MatmulTask& task, int token, int tile) {
   Block<T, R>::run(task, token, tile);
 }
 
-// Cover tokens x tiles with blocks of at most T x R. Block<T, R>::run computes one. The first block waits for memory, so
-// it is a large one; a single token at the end would cost as much as two.
+// Cover tokens x tiles with blocks of at most T x R, each computed by Block<T, R>::run. The first block waits for
+// memory, so it is a large one; a single token at the end would cost as much as two.
 template <template <int, int> class Block, int T, int R>
 void tile_strip(const MatmulTask& task, int tile) {
   for (int token = 0, rest = task.n_tokens; rest > 0;) {
