@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
 
 import rkllm_ext
+from rkllm_ext import _rkllm
 from rkllm_ext.errors import InvalidArgumentError, UnsupportedModelError
 from rkllm_ext.quant import qparams, rtn
+from rkllm_ext.quant.calibrated import Calibrated, wanted_inputs
+from rkllm_ext.quant.calibration import Calibration
 from rkllm_ext.quant.formats import formats
 from rkllm_ext.quant.level1 import Block, Quantized
 from rkllm_ext.quant.plan import plan
-from rkllm_ext.source_model import open_model
+from rkllm_ext.source_model import SourceModel, open_model
 
 torch = pytest.importorskip("torch")
 
@@ -24,6 +31,7 @@ from rkllm_ext.quant.torch_block import block_forward, refuse_unknown_features  
 
 FAMILIES = ["chatglm3", "gemma", "gemma2", "internlm2", "llama-llama3", "minicpm", "phi", "phi3", "qwen2"]
 FORMAT = "w4a16_g32"
+Formats = Mapping[str, Optional[_rkllm.Format]]
 Array = np.ndarray
 
 
@@ -73,15 +81,14 @@ def test_blocks_in_torch_give_the_hidden_states_of_the_engine(tiny_llama: Path, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_of_every_family_give_the_hidden_states_of_the_engine(
-    shared: Path, tmp_path: Path, family: str
-) -> None:
+def test_blocks_of_every_family_give_the_hidden_states_of_the_engine(shared: Path, tmp_path: Path, family: str) -> None:
     compare_with_engine(shared / "reference" / family, tmp_path)
 
 
 def test_features_that_are_not_computed_are_refused_by_name(shared: Path) -> None:
-    with open_model(shared / "reference" / "minicpm3") as model, pytest.raises(
-        UnsupportedModelError, match=r"gdq does not support models with kv_lora_rank"
+    with (
+        open_model(shared / "reference" / "minicpm3") as model,
+        pytest.raises(UnsupportedModelError, match=r"gdq does not support models with kv_lora_rank"),
     ):
         refuse_unknown_features(model.spec)
 
@@ -94,11 +101,23 @@ def texts(n: int = 8) -> list[Array]:
     return [rng.integers(3, 200, 24).astype(np.int32) for _ in range(n)]
 
 
-def learned(source: Path, **settings: int) -> tuple[list[Block], list[list[float]]]:
+def level_1(source: Path, model: SourceModel, planned: Formats) -> list[Block]:
+    inputs = wanted_inputs(model.spec, {name: each.shape for name, each in model.tensors.items()}, planned)
+    with tempfile.TemporaryDirectory() as folder:
+        rkllm_ext.convert(source, Path(folder) / "float.rkllm", "fp16")
+        with closing(_rkllm.Handle(Path(folder) / "float.rkllm", max_context_len=32)) as engine:
+            found = Calibrated(model.spec, planned, model.tensor, Calibration(engine, texts(), inputs))
+            return [found.block(layer) for layer in range(model.spec.size("n_layers"))]
+
+
+def learned(source: Path, **settings: float) -> tuple[list[Block], list[list[float]]]:
     """Return the blocks and, for each, the errors of rounding to nearest, of level 1 and of what was learned."""
     with open_model(source) as model:
         planned = plan({name: each.shape for name, each in model.tensors.items()}, FORMAT)
-        learner = gdq.Learner(model.spec, planned, model.tensor, texts(), gdq.Settings(batch=2, **settings))
+        start = level_1(source, model, planned)
+        learner = gdq.Learner(
+            model.spec, planned, model.tensor, start.__getitem__, texts(), gdq.Settings(batch=2, **settings)
+        )
         errors: list[float] = []
         measured = learner._error
 
@@ -121,10 +140,42 @@ def test_the_best_of_nearest_level_1_and_learned_is_kept(tiny_llama: Path) -> No
     assert errors[0][1] < errors[0][0]
 
 
+def test_norms_are_learned_within_their_reach(tiny_llama: Path) -> None:
+    names = ["blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"]
+    with open_model(tiny_llama) as model:
+        planned = plan({name: each.shape for name, each in model.tensors.items()}, FORMAT)
+        first = level_1(tiny_llama, model, planned)[0]
+        settings = gdq.Settings(steps=10, vector_reach=0.03)
+        learner = gdq.Learner(model.spec, planned, model.tensor, [first].__getitem__, texts(), settings)
+        weights = {name: model.tensor(name).floats() for name in planned if name.startswith("blk.0.")}
+        learner._float = learner._outputs(0, learner._float, learner._tensors(0, weights))
+        found = learner._learned(0, weights, first)
+    assert set(names) <= set(found.floats)
+    for name in names:
+        change = np.abs(found.floats[name] / first.floats.get(name, weights[name]) - 1)
+        assert 0 < change.max() < 0.034
+
+
+def test_what_was_learned_badly_is_not_kept(tiny_llama: Path) -> None:
+    blocks, errors = learned(tiny_llama, steps=2, vector_reach=5.0)
+    for block, found in zip(blocks, errors):
+        assert found[2] > min(found[:2])
+        assert all(each.method != "learned" for each in block.quantized.values())
+
+
+def test_a_matrix_begins_with_the_codes_that_were_found() -> None:
+    # Also with those beyond its neighbours, as compensation chooses them: 0.5 away, which could be either's.
+    format = formats()["w4a16"]
+    weights = np.array([[0.45, -1.5, 2.5, 3.4]], np.float32)
+    first = Quantized(weights, np.array([[9, 5, 11, 13]], np.int8), np.ones(1, np.float32), "compensate", 1.0)
+    matrix = gdq._Matrix(first, format, torch.device("cpu"))
+    assert np.array_equal(matrix.quantized(first).codes, first.codes)
+
+
 def test_learning_lowers_what_it_descends() -> None:
     # One matrix of one row: the sum of its weights is met by codes that are not the nearest ones.
     format = formats()["w4a16"]
-    weights = np.array([[0.45, 0.4, 0.2, 0.15]], np.float32)
+    weights = np.array([[0.38, 0.3, 0.2, 0.15]], np.float32)
     first = Quantized(weights, np.full((1, 4), 8, np.int8), np.ones(1, np.float32), "nearest", 1.0)
     matrix = gdq._Matrix(first, format, torch.device("cpu"))
     assert np.array_equal(matrix.quantized(first).codes, first.codes)
@@ -212,9 +263,7 @@ def test_qparams_of_another_model_are_refused(tiny_llama: Path, converted: Path,
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 2e-5}))
     with pytest.raises(InvalidArgumentError, match=r"gdq\.qparams: belongs to another model"):
-        rkllm_ext.convert(
-            other, tmp_path / "m.rkllm", FORMAT, algorithm="gdq", extra_qparams=converted / "gdq.qparams"
-        )
+        rkllm_ext.convert(other, tmp_path / "m.rkllm", FORMAT, algorithm="gdq", extra_qparams=converted / "gdq.qparams")
     assert not (tmp_path / "m.rkllm").exists()
 
 

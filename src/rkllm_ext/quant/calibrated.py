@@ -83,9 +83,10 @@ class Calibrated:
 
     def _enter(self, layer: int) -> None:
         if layer != self._layer:
-            self._block, self._layer = self._found(layer), layer
+            self._block, self._layer = self.block(layer), layer
 
-    def _found(self, layer: int) -> Block:
+    def block(self, layer: int) -> Block:
+        """Find what a block is to be stored as. Blocks should be asked for in ascending order, for the statistics."""
         names = [name for name in self._formats if layer_of(name) == layer]
         fixed, tensors = set(), {}
         for name in names:

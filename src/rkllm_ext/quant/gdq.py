@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``gdq`` algorithm, for 4-bit formats: rounding and scales learned by gradient, block by block, in torch.
 
-A block begins with what level 1 finds for it (`level1`), for the inputs that the blocks before it, quantized already,
-give. Then an offset for each weight before it is rounded, and a factor for each scale, are learned by signed gradient
-descent (SignRound, arXiv:2309.05516), so that the output of the block comes near to that of the float model; gradients
-pass the rounding as if it were not there. The products of a step are of bfloat16 numbers where the processor multiplies
-those faster: their errors are far below those of 4 bits. Everything else is float32. What has the least error on
-held-out sequences is kept: what was learned, level 1, or rounding to the nearest.
+A block begins with what level 1 finds for it (`level1`). Then an offset for each weight before it is rounded, a factor
+for each scale, and the block's norms and biases, which stay float, are learned by signed gradient descent (SignRound,
+arXiv:2309.05516), so that the output of the block, for the inputs that the blocks before it, quantized already, give,
+comes near to that of the float model; gradients pass the rounding as if it were not there. Products are of bfloat16
+numbers where the processor multiplies those faster: their errors are far below those of 4 bits. Everything else is
+float32. What has the least error on held-out sequences is kept: what was learned, level 1, or rounding to the nearest.
 
 Reproducible: the same seed, texts and device give the same codes.
 """
@@ -23,17 +23,17 @@ import torch
 
 from ..arch.spec import ModelSpec
 from . import rtn
-from .calibration import Collected, Ids, InputStatistics, split
+from .calibration import Ids, split
 from .compensate import dequantized
-from .inputs import Input, block_inputs
-from .level1 import Block, Quantized, quantize_block
-from .quantizer import Float32, RoundToNearest, Weights
+from .level1 import Block, Quantized
+from .quantizer import Float32, Weights
 from .torch_block import Tensors, block_forward, refuse_unknown_features
 
 if TYPE_CHECKING:
     from .._rkllm import Format
 
 _BLOCK = 1 << 16  # weights that are worked on at once on a processor
+_CELL = 0.4  # how far from its code, in codes, a weight begins at most: at the edge of its cell any step would move it
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Settings:
     seed: int = 0
     reach: float = 0.7  # how far an offset can move in all steps together, in codes
     scale_reach: float = 0.03  # how far the factor of a scale can
+    vector_reach: float = 0.03  # how far a number of a norm or a bias can, relative to it
 
 
 class Learner:
@@ -54,6 +55,8 @@ class Learner:
     ----------
     spec, formats, source
         As for `calibrated.Calibrated`.
+    start
+        Gives what level 1 finds for a block; asked in ascending order.
     sequences
         Token ids, int32 arrays; they are cut to the shortest of them.
     settings
@@ -72,6 +75,7 @@ class Learner:
         spec: ModelSpec,
         formats: Mapping[str, Format | None],
         source: Callable[[str], Weights],
+        start: Callable[[int], Block],
         sequences: Sequence[Ids],
         settings: Settings,
         progress: Callable[[], None] = lambda: None,
@@ -79,8 +83,8 @@ class Learner:
         refuse_unknown_features(spec)
         self._spec = spec
         self._formats = formats
-        self._nearest = RoundToNearest(formats)
         self._source = source
+        self._start = start
         self._settings = settings
         self._progress = progress
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,15 +100,11 @@ class Learner:
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of the model in order."""
         for layer in range(self._spec.size("n_layers")):
-            sources = {name: self._source(name) for name in self._formats if name.startswith(f"blk.{layer}.")}
-            weights = {name: each.floats() for name, each in sources.items()}
-            fixed = frozenset(name for name, each in sources.items() if self._nearest.takes_over(each))
-            inputs = block_inputs(self._spec, self._formats, layer)
+            names = [name for name in self._formats if name.startswith(f"blk.{layer}.")]
+            weights = {name: self._source(name).floats() for name in names}
             with torch.no_grad():
-                tensors = self._tensors(layer, weights)
-                known = self._statistics(layer, inputs, tensors)
-                self._float = self._outputs(layer, self._float, tensors)
-            block = self._best(layer, weights, quantize_block(inputs, weights, self._formats, known, fixed))
+                self._float = self._outputs(layer, self._float, self._tensors(layer, weights))
+            block = self._best(layer, weights, self._start(layer))
             with torch.no_grad():
                 tensors = self._tensors(layer, stored(weights, block, self._formats))
                 self._given = self._outputs(layer, self._given, tensors)
@@ -138,6 +138,8 @@ class Learner:
     def _learned(self, layer: int, weights: Mapping[str, Float32], first: Block) -> Block:
         matrices = {name: _Matrix(each, self._formats[name], self._device) for name, each in first.quantized.items()}
         tensors = self._tensors(layer, stored(weights, first, self._formats))
+        start = {name: each for name, each in tensors.items() if each.ndim == 1 and name not in self._tables}
+        vectors = {name: each.clone().requires_grad_() for name, each in start.items()}
         target, steps = self._float, self._settings.steps
         scale = float((target - self._given).pow(2).mean()) or 1.0
         for step in range(steps):
@@ -145,15 +147,19 @@ class Learner:
             rounded = {name: each.weights(self._halves).requires_grad_() for name, each in matrices.items()}
             short = {name.split(".", 2)[2]: each for name, each in rounded.items()}
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._halves):
-                found = self._forward(layer, self._given[picked], {**tensors, **short})
+                found = self._forward(layer, self._given[picked], {**tensors, **short, **vectors})
             loss = ((found - target[picked]).pow(2) * _tamed(target[picked])).mean() / scale
-            gradients = torch.autograd.grad(loss, list(rounded.values()))
+            gradients = torch.autograd.grad(loss, [*rounded.values(), *vectors.values()])
             share = 2 * (1 - step / steps) / steps  # falls to 0; all steps together make 1
             for each, gradient in zip(matrices.values(), gradients):
                 each.descend(gradient, self._settings.reach * share, self._settings.scale_reach * share)
+            with torch.no_grad():
+                for begun, vector, gradient in zip(start.values(), vectors.values(), gradients[len(matrices) :]):
+                    vector -= self._settings.vector_reach * share * begun.abs() * gradient.sign()
             self._progress()
         quantized = {name: each.quantized(first.quantized[name]) for name, each in matrices.items()}
-        return replace(first, quantized=quantized)
+        floats = {f"blk.{layer}.{name}": each.detach().cpu().numpy() for name, each in vectors.items()}
+        return replace(first, quantized=quantized, floats={**first.floats, **floats})
 
     def _picked(self) -> torch.Tensor:
         order = torch.randperm(len(self._fitted), generator=self._random)[: self._settings.batch]
@@ -167,28 +173,11 @@ class Learner:
     def _forward(self, layer: int, x: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         return block_forward(self._spec, layer, x, tensors, lambda name, rows: _linear(tensors, name, rows))
 
-    def _statistics(self, layer: int, inputs: list[Input], tensors: Tensors) -> Mapping[str, InputStatistics]:
-        """Return the statistics of the inputs that the float matrices have behind quantized blocks."""
-        cols = {each.name: tensors[each.name.split(".", 2)[2]].shape[1] for each in inputs}
-        collected = {name: Collected(n, len(self._held), True) for name, n in cols.items()}
-
-        def run(i: int, take: Callable[[Collected, Float32], None]) -> None:
-            def watched(name: str, rows: torch.Tensor) -> torch.Tensor:
-                tap = collected.get(f"blk.{layer}.{name}.weight")
-                if tap is not None:
-                    take(tap, np.ascontiguousarray(rows[0].cpu().numpy()))
-                return _linear(tensors, name, rows)
-
-            block_forward(self._spec, layer, self._given[i : i + 1], tensors, watched)
-
-        for i in self._fitted:
-            run(i, Collected.fit)
-        for i in self._held:
-            run(i, Collected.hold)
-        return {name: each.statistics() for name, each in collected.items()}
-
     def _tensors(self, layer: int, weights: Mapping[str, Float32]) -> dict[str, torch.Tensor]:
+        """Return the tensors of a block; matrices as bfloat16 where products are of such numbers."""
         short = {name.split(".", 2)[2]: self._tensor(values) for name, values in weights.items()}
+        if self._halves:
+            short = {name: each.bfloat16() if each.ndim == 2 else each for name, each in short.items()}
         return {**short, **self._tables}
 
     def _tensor(self, values: Float32) -> torch.Tensor:
@@ -206,7 +195,7 @@ class _Matrix:
         self._limits = float(low), float(high)
         group = codes.shape[1] // scales.shape[1]
         wide = np.repeat(np.where(scales == 0, np.float32(1), scales), group, axis=1)
-        start = codes + np.clip(found.weights / wide - codes, -0.5, 0.5)  # in the cell of its code, next to the weight
+        start = codes + np.clip(found.weights / wide - codes, -_CELL, _CELL)
         self._start = torch.from_numpy(start.astype(np.float32)).to(device)
         self._scales = torch.from_numpy(scales).to(device)
         self._offset = torch.zeros_like(self._start)
@@ -292,7 +281,8 @@ def signed(found: Quantized, format: Format | None) -> tuple[Float32, Float32]:
 
 
 def _linear(tensors: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
-    y = x @ tensors[name + ".weight"].T
+    weight = tensors[name + ".weight"]
+    y = (x.to(weight.dtype) @ weight.T).float()
     bias = tensors.get(name + ".bias")
     return y if bias is None else y + bias
 

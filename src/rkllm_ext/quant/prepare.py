@@ -20,6 +20,7 @@ from .calibrated import Calibrated, wanted_inputs
 from .calibration import LENGTH, Calibration, Ids, sequences
 from .dataset import read_texts
 from .inputs import factor_lengths
+from .level1 import Block
 from .plan import plan
 from .qparams import FromParameters, save
 from .quantizer import Quantizer, RoundToNearest, Weights
@@ -80,18 +81,28 @@ def prepared(
             samples = Calibration(model, texts, inputs, grams=False)
             loss = hybrid.losses(source.spec, formats, source.tensor, samples)
             formats = hybrid.mixed(formats, source.shapes, loss, recipe.hybrid_rate)
-        if learns:
-            path = recipe.extra_qparams or _learn(recipe, source, formats, texts, folder, progress)
-            yield formats, _from_parameters(path, formats, source, measure)
-        elif recipe.optimization_level == 0:
+        if learns and recipe.extra_qparams:
+            yield formats, _from_parameters(recipe.extra_qparams, formats, source, measure)
+            return
+        if not learns and recipe.optimization_level == 0:
             yield formats, RoundToNearest(formats, measure)
+            return
+        calibrated = Calibrated(source.spec, formats, source.tensor, Calibration(model, texts, inputs), measure)
+        if learns:
+            path = _learn(recipe, source, formats, calibrated.block, texts, folder, progress)
+            yield formats, _from_parameters(path, formats, source, measure)
         else:
-            calibration = Calibration(model, texts, inputs)
-            yield formats, Calibrated(source.spec, formats, source.tensor, calibration, measure)
+            yield formats, calibrated
 
 
 def _learn(
-    recipe: Recipe, source: Source, formats: Formats, texts: Sequence[Ids], folder: Path, progress: Report
+    recipe: Recipe,
+    source: Source,
+    formats: Formats,
+    start: Callable[[int], Block],
+    texts: Sequence[Ids],
+    folder: Path,
+    progress: Report,
 ) -> Path:
     try:
         from .gdq import Learner, Settings
@@ -101,7 +112,7 @@ def _learn(
     settings = Settings(steps=recipe.steps, seed=recipe.seed)
     metadata = {"source": source.fingerprint(), "format": recipe.quantized_dtype, "seed": str(recipe.seed)}
     with Progress(progress, source.spec.size("n_layers") * recipe.steps, "learning", "steps") as done:
-        learner = Learner(source.spec, formats, source.tensor, texts, settings, lambda: done.add(1))
+        learner = Learner(source.spec, formats, source.tensor, start, texts, settings, lambda: done.add(1))
         save(path, learner.blocks(), metadata)
     return path
 
