@@ -140,24 +140,8 @@ def test_the_best_of_nearest_level_1_and_learned_is_kept(tiny_llama: Path) -> No
     assert errors[0][1] < errors[0][0]
 
 
-def test_norms_are_learned_within_their_reach(tiny_llama: Path) -> None:
-    names = ["blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"]
-    with open_model(tiny_llama) as model:
-        planned = plan({name: each.shape for name, each in model.tensors.items()}, FORMAT)
-        first = level_1(tiny_llama, model, planned)[0]
-        settings = gdq.Settings(steps=10, vector_reach=0.03)
-        learner = gdq.Learner(model.spec, planned, model.tensor, [first].__getitem__, texts(), settings)
-        weights = {name: model.tensor(name).floats() for name in planned if name.startswith("blk.0.")}
-        learner._float = learner._outputs(0, learner._float, learner._tensors(0, weights))
-        found = learner._learned(0, weights, first)
-    assert set(names) <= set(found.floats)
-    for name in names:
-        change = np.abs(found.floats[name] / first.floats.get(name, weights[name]) - 1)
-        assert 0 < change.max() < 0.034
-
-
 def test_what_was_learned_badly_is_not_kept(tiny_llama: Path) -> None:
-    blocks, errors = learned(tiny_llama, steps=2, vector_reach=5.0)
+    blocks, errors = learned(tiny_llama, steps=2, reach=50.0)
     for block, found in zip(blocks, errors):
         assert found[2] > min(found[:2])
         assert all(each.method != "learned" for each in block.quantized.values())
