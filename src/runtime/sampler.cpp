@@ -15,18 +15,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLn2 = 0.69314718055994530942;
 
-// In a fixed order that several additions at once can follow.
-double sum(const std::vector<double>& terms) {
-  constexpr size_t kSums = 8;
-  double sums[kSums] = {}, total = 0.0;
-  size_t i = 0;
-  for (; i + kSums <= terms.size(); i += kSums)
-    for (size_t j = 0; j < kSums; j++) sums[j] += terms[i + j];
-  for (; i < terms.size(); i++) total += terms[i];
-  for (double part : sums) total += part;
-  return total;
-}
-
 }  // namespace
 
 void check_sampling(const Sampling& s) {
@@ -106,11 +94,6 @@ void Sampler::penalize(float* logits, int32_t n, const std::vector<int32_t>& his
   }
 }
 
-// Greater logits first, smaller ids first among equals: one order, whatever the sorting algorithm.
-bool Sampler::before(const Candidate& a, const Candidate& b) {
-  return (a.logit > b.logit) | ((a.logit == b.logit) & (a.id < b.id));
-}
-
 void Sampler::take_all(const float* logits, int32_t n) {
   candidates_.resize(size_t(n));
   Candidate* next = candidates_.data();
@@ -155,7 +138,7 @@ void Sampler::rank(size_t n) {
 }
 
 // The candidate at a place of the order, 0 the most probable. Orders little more than is asked for.
-const Sampler::Candidate& Sampler::ranked(size_t place) {
+const Candidate& Sampler::ranked(size_t place) {
   if (place >= n_ranked_) rank(std::min(candidates_.size(), std::max(16 * place, size_t(64))));
   return candidates_[place];
 }
@@ -166,21 +149,16 @@ double Sampler::weigh(double temperature) {
   weights_.resize(candidates_.size());
   for (size_t i = 0; i < candidates_.size(); i++)
     weights_[i] = (double(candidates_[i].logit) - double(greatest_)) / temperature;
-  kernels().exponentials(weights_.data(), int(weights_.size()));
+  const double total = kernels().exponentials(weights_.data(), int(weights_.size()));
   for (size_t i = 0; i < candidates_.size(); i++) candidates_[i].weight = weights_[i];
-  return sum(weights_);
+  return total;
 }
 
 // The same of all n logits, in weights_: 0 for those that are no finite numbers.
 double Sampler::weigh_all(const float* logits, int32_t n, double temperature) {
-  greatest_ = -kInfinity;
-  for (int32_t id = 0; id < n; id++)
-    if (std::isfinite(logits[id])) greatest_ = std::max(greatest_, logits[id]);
+  greatest_ = kernels().greatest_finite(logits, n);
   weights_.resize(size_t(n));
-  for (int32_t id = 0; id < n; id++)
-    weights_[size_t(id)] = std::isfinite(logits[id]) ? (double(logits[id]) - double(greatest_)) / temperature : -1e300;
-  kernels().exponentials(weights_.data(), n);
-  return sum(weights_);
+  return kernels().token_weights(logits, n, greatest_, temperature, weights_.data());
 }
 
 // The number of first candidates, in order of probability, whose weights are enough(sum) together; 0: all are not. Puts
@@ -233,8 +211,8 @@ bool Sampler::take_head(const float* logits, int32_t n, double temperature, cons
   candidates_.clear();
   for (int32_t id = 0; id < n; id++)
     if (logits[id] >= least && logits[id] < kInfinity) candidates_.push_back({logits[id], id, weights_[size_t(id)]});
-  n_ranked_ = 0;
-  rank(candidates_.size());
+  sort_by_logit(candidates_, spare_);
+  n_ranked_ = candidates_.size();
   const size_t count = head(enough);
   if (count) keep(count);
   return count > 0;

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "candidates.h"
+
 namespace rkllm {
 
 struct LogitBias {
@@ -51,13 +53,6 @@ class Sampler {
   void set(const Sampling& sampling);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t id;
-    double weight;  // see weigh()
-  };
-  static bool before(const Candidate& a, const Candidate& b);
-
   void restrict_to(const uint32_t* mask, float* logits, int32_t n) const;
   void add_bias(float* logits, int32_t n) const;
   void penalize(float* logits, int32_t n, const std::vector<int32_t>& history);
@@ -88,7 +83,7 @@ class Sampler {
   Sampling sampling_;
   uint64_t state_;
   double mu_;  // the surprise that mirostat allows, bits
-  std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidates_, spare_;
   size_t n_ranked_ = 0;  // the first so many are in order
   float greatest_ = 0.0f;
   std::vector<double> weights_;  // where they are computed

@@ -379,6 +379,34 @@ void exponentials_are_those_of_one_number(const Kernels& table) {
   CHECK(powers[0] == 1.0 && powers[5] == 0.0 && std::isinf(powers[6]) && powers[7] == 0.0 && std::isinf(powers[8]));
 }
 
+// Weights of the tokens of a vocabulary, and their sum, which every instruction set adds up in one order.
+void token_weights_are_exponentials_and_their_sum(const Kernels& table) {
+  const Kernels scalar = kernels_of("scalar");
+  for (const int n : {1, 7, 16, 17, 511, 512, 513, 1500}) {
+    std::vector<float> logits = gaussians(size_t(n), 30.0f);
+    logits[size_t(n / 2)] = std::nanf("");
+    if (n > 8) logits[0] = HUGE_VALF, logits[size_t(n - 1)] = -HUGE_VALF;
+    float greatest = -HUGE_VALF;
+    for (float logit : logits)
+      if (std::isfinite(logit) && logit > greatest) greatest = logit;
+    CHECK(table.greatest_finite(logits.data(), n) == greatest);
+    std::vector<double> weights(static_cast<size_t>(n)), expected(static_cast<size_t>(n));
+    const double total = table.token_weights(logits.data(), n, greatest, 0.7, weights.data());
+    CHECK(total == scalar.token_weights(logits.data(), n, greatest, 0.7, expected.data()));
+    double sum = 0.0;
+    for (size_t i = 0; i < size_t(n); i++) {
+      const double weight =
+          std::isfinite(logits[i]) ? rkllm::exponential((double(logits[i]) - double(greatest)) / 0.7) : 0.0;
+      CHECK(weights[i] == weight && expected[i] == weight);
+      sum += weight;
+      expected[i] = double(int(i % 5)) - 300.0;
+    }
+    CHECK(std::fabs(total - sum) <= 1e-13 * sum);
+    weights = expected;
+    CHECK(table.exponentials(weights.data(), n) == scalar.exponentials(expected.data(), n));
+  }
+}
+
 void gelu_is_accurate(const Kernels& table) {
   for (double v = -30.0; v < 30.0; v += 0.037) {
     float alone[16], gate[16], half[16];
@@ -474,6 +502,7 @@ int main() {
     gelu_is_accurate(table);
     softcap_is_accurate(table);
     exponentials_are_those_of_one_number(table);
+    token_weights_are_exponentials_and_their_sum(table);
     layer_norm_is_accurate(table);
     what_is_not_finite_becomes_codes_in_range(table);
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "check.h"
 
@@ -46,6 +47,29 @@ void penalties() {
   s.frequency_penalty = 0.0f;
   s.presence_penalty = 1.1f;
   CHECK(draw(s, {4.0f, 3.0f}, {0, 0}) == 1);
+}
+
+// Greater logits first, smaller ids first among equal ones, both zeros being equal: for few and for many, of which
+// some digits are the same everywhere.
+void candidates_are_sorted_like_by_comparisons() {
+  std::mt19937 bits(3);
+  std::vector<rkllm::Candidate> spare;
+  for (const size_t n : {size_t(0), size_t(1), size_t(100), size_t(511), size_t(512), size_t(5000)})
+    for (const int kind : {0, 1, 2, 3}) {
+      std::vector<rkllm::Candidate> list;
+      for (size_t i = 0; i < n; i++) {
+        float logit = std::normal_distribution<float>(0.0f, 5.0f)(bits);
+        if (kind == 1) logit = float(int(logit)) * (bits() % 2 ? 0.5f : -0.5f);  // many equal ones, and both zeros
+        if (kind == 2) logit = 1.0f + logit * 1e-6f;
+        if (kind == 3) logit = bits() % 2 ? 3e38f : -1e-40f;
+        list.push_back({logit, int32_t(3 * i), double(i)});
+      }
+      std::vector<rkllm::Candidate> expected = list;
+      std::sort(expected.begin(), expected.end(), rkllm::before);
+      rkllm::sort_by_logit(list, spare);
+      CHECK(list.size() == n);
+      for (size_t i = 0; i < n; i++) CHECK(list[i].id == expected[i].id && list[i].weight == expected[i].weight);
+    }
 }
 
 // Frequencies of many draws within five standard deviations of the expected probabilities.
@@ -143,6 +167,7 @@ void refusals() {
 }  // namespace
 
 int main() {
+  candidates_are_sorted_like_by_comparisons();
   greedy();
   penalties();
   draws();

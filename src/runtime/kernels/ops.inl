@@ -18,6 +18,7 @@
 // what else is computed beside them.
 
 #include "matmul.inl"
+#include "probabilities.inl"
 
 // ---- matrix products ------------------------------------------------------------------------------------------------
 
@@ -119,12 +120,6 @@ inline F exponential(F x) {
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, mul(r, r), add(r, splat(1.0f)));
   return exponent(p, n);
-}
-
-#include "../exponential.inl"
-
-void exponentials(double* x, int n) {
-  for (int i = 0; i < n; i++) x[i] = exponential_of(x[i]);
 }
 
 // Root-mean-square norm (arXiv:1910.07467): out = x / sqrt(mean(x^2) + eps) * weight, n columns, padded rows.
