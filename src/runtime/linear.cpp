@@ -9,7 +9,8 @@ namespace rkllm {
 namespace {
 
 constexpr int kUngrouped = 128;     // columns that share an activation scale when the 4-bit weights have no groups
-constexpr int kTileStep = 4;        // items are multiples of this many tiles, the widest register block
+constexpr int kTileStep = 4;        // items are multiples of so many tiles, the widest block of float kernels ...
+constexpr int kIntegerStep = 2;     // ... and of integer ones
 constexpr int kItemsPerThread = 8;
 constexpr size_t kMostProducts = 4;  // of one job
 constexpr int64_t kAhead = 2048;     // bytes that float weights are asked for in advance, in each stream
@@ -103,7 +104,7 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     int first_item;
   };
   Part parts[kMostProducts];
-  int total_tiles = 0;
+  int total_tiles = 0, unit = kIntegerStep;
   const size_t count = products.size();
   if (count > kMostProducts) throw Error(ErrorCode::INTERNAL, "too many products in one job");
   for (size_t i = 0; i < count; i++) {
@@ -123,10 +124,10 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     x.prepare(linear.weight, kernels, pool, task);
     parts[i] = {task, kernel_of(*linear.weight.format, x.type(), kernels), int(layout.tiles), 0};
     total_tiles += int(layout.tiles);
+    if (linear.weight.format->is_float()) unit = kTileStep;
   }
   // Items of equal size over all parts; sizes depend on the thread count, results do not.
-  const int wanted = std::max(1, total_tiles / (pool.size() * kItemsPerThread));
-  const int step = (wanted + kTileStep - 1) / kTileStep * kTileStep;
+  const int step = std::max(1, total_tiles / (pool.size() * kItemsPerThread) / unit) * unit;
   int items = 0;
   for (size_t i = 0; i < count; i++) {
     parts[i].first_item = items;

@@ -206,13 +206,12 @@ void integer_block(const MatmulTask& task, int token, int tile) {
       }
     }
   }
+  float* y = task.y + token * task.y_stride + 16 * tile;
   for (int r = 0; r < R; r++) {
-    const uint8_t* scales = task.scales + (tile + r) * task.scale_stride;
-    for (int t = 0; t < T; t++) {
-      F y = acc[t][r];
-      if (!task.scale_per_group) y = mul(y, load(reinterpret_cast<const float*>(scales)));
-      store(task.y + (token + t) * task.y_stride + 16 * (tile + r), add(y, bias_of(task, tile + r)));
-    }
+    const F bias = bias_of(task, tile + r);
+    F scale = splat(1.0f);
+    if (!task.scale_per_group) scale = load(reinterpret_cast<const float*>(task.scales + (tile + r) * task.scale_stride));
+    for (int t = 0; t < T; t++) store(y + t * task.y_stride + 16 * r, add(mul(acc[t][r], scale), bias));
   }
 }
 
