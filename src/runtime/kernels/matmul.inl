@@ -209,8 +209,8 @@ void integer_block(const MatmulTask& task, int token, int tile) {
   float* y = task.y + token * task.y_stride + 16 * tile;
   for (int r = 0; r < R; r++) {
     const F bias = bias_of(task, tile + r);
-    F scale = splat(1.0f);
-    if (!task.scale_per_group) scale = load(reinterpret_cast<const float*>(task.scales + (tile + r) * task.scale_stride));
+    const float* scales = reinterpret_cast<const float*>(task.scales + (tile + r) * task.scale_stride);
+    const F scale = task.scale_per_group ? splat(1.0f) : load(scales);
     for (int t = 0; t < T; t++) store(y + t * task.y_stride + 16 * r, add(mul(acc[t][r], scale), bias));
   }
 }
