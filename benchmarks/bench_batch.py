@@ -2,15 +2,21 @@
 """How fast are several sequences that are decoded together?  python benchmarks/bench_batch.py model.rkllm ...
 
 Each count of sessions decodes the same number of steps behind a prompt of its own; the counts take turns, and the
-median of the rounds is given. "x one" is the tokens/s of all sequences over those of one.
+median of the rounds is given. "x one" is the tokens/s of all sequences over those of one. To compare builds, name the
+folders of their librkllmrt.so with --libraries OLD NEW: they take turns as well, each round of each in a process of its
+own, and "x first" is the tokens/s over those of the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +52,33 @@ def measure(path: Path, counts: list[int], threads: int, context: int, steps: in
     return {count: count / statistics.median(times) for count, times in seconds.items()}
 
 
+def measure_builds(path: Path, options: argparse.Namespace) -> dict[str, dict[int, float]]:
+    """Return tokens/s of each build and count, medians of rounds in which the builds take turns."""
+    command = [sys.executable, __file__, str(path), "--json", "--rounds", "1", "--counts", *map(str, options.counts)]
+    command += ["--threads", str(options.threads), "--context", str(options.context), "--steps", str(options.steps)]
+    found: dict[str, dict[int, list[float]]] = {library: defaultdict(list) for library in options.libraries}
+    for _ in range(options.rounds):
+        for library, speeds in found.items():
+            environment = {**os.environ, "LD_LIBRARY_PATH": library}
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            for count, speed in json.loads(done.stdout)["tokens_per_second"].items():
+                speeds[int(count)].append(speed)
+    return {
+        library: {count: statistics.median(values) for count, values in speeds.items()}
+        for library, speeds in found.items()
+    }
+
+
+def print_builds(builds: dict[str, dict[int, float]]) -> None:
+    """Print a table of tokens/s, builds below each other."""
+    first = next(iter(builds.values()))
+    print(f"{'sequences':>9} {'tokens/s':>9} {'x one':>6} {'x first':>8}")
+    for library, speeds in builds.items():
+        one = next(iter(speeds.values()))
+        for count, speed in speeds.items():
+            print(f"{count:>9} {speed:>9.1f} {speed / one:>6.2f} {speed / first[count]:>8.2f}  {library}")
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,9 +88,14 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--libraries", nargs="+", default=[], metavar="FOLDER")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     for path in options.models:
+        if options.libraries:
+            print(f"{path.name}, {options.threads} threads, context {options.context}")
+            print_builds(measure_builds(path, options))
+            continue
         speeds = measure(path, options.counts, options.threads, options.context, options.steps, options.rounds)
         if options.json:
             print(json.dumps({"model": path.name, "threads": options.threads, "tokens_per_second": speeds}))

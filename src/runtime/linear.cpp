@@ -9,8 +9,8 @@ namespace rkllm {
 namespace {
 
 constexpr int kUngrouped = 128;     // columns that share an activation scale when the 4-bit weights have no groups
-constexpr int kTileStep = 4;        // items are multiples of so many tiles, the widest block of float kernels ...
-constexpr int kIntegerStep = 2;     // ... and of integer ones
+constexpr int kTileStep = 4;        // items are multiples of so many tiles, the widest block of float kernels; ...
+constexpr int kIntegerStep = 2;     // ... of integer ones, where arithmetic counts and not long streams of memory
 constexpr int kItemsPerThread = 8;
 constexpr size_t kMostProducts = 4;  // of one job
 constexpr int64_t kAhead = 2048;     // bytes that float weights are asked for in advance, in each stream
@@ -104,7 +104,7 @@ void multiply(Activations& x, std::initializer_list<Product> products, const Ker
     int first_item;
   };
   Part parts[kMostProducts];
-  int total_tiles = 0, unit = kIntegerStep;
+  int total_tiles = 0, unit = x.rows() > 2 ? kIntegerStep : kTileStep;
   const size_t count = products.size();
   if (count > kMostProducts) throw Error(ErrorCode::INTERNAL, "too many products in one job");
   for (size_t i = 0; i < count; i++) {

@@ -47,6 +47,7 @@ class Activations {
 
   const float* data() const { return x_; }
   int64_t stride() const { return stride_; }
+  int rows() const { return n_; }
   int64_t cols() const { return cols_; }
 
   // Fill the activation side of a task for a matrix.
