@@ -204,6 +204,7 @@ struct Pass {
     w.activations.set(w.values.data(), w.values_stride, n, layer.output.weight.cols);
   }
 
+  // This and feed_forward leave in projected what the next norm adds to x.
   void attention(int index) const {
     const Layer& layer = model.layers[size_t(index)];
     const Norm* post_norm = index ? &model.layers[size_t(index) - 1].post_ffn_norm : nullptr;

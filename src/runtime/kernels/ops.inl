@@ -96,7 +96,7 @@ void quantize(const float* x, int k, const QuantizedRow& out) {
       store_bytes(out.lo + at, lo);
     }
     out.scales[g] = most / top;
-    // Exact: floats hold all integers up to 2^24, more than 32639 * 512 and 127 times the columns that a model may have.
+    // Exact: floats hold all integers up to 2^24, more than 32639 * 512 and 127 times the columns a model may have.
     out.offsets[g] = -8 * int32_t(sum(to_float(sums)));
   }
 }
