@@ -44,7 +44,7 @@ class Settings:
     steps: int = 50  # of each block
     batch: int = 4  # sequences of a step
     seed: int = 0
-    reach: float = 0.7  # how far an offset can move in all steps together, in codes
+    reach: float = 0.3  # how far an offset can move in all steps together, in codes
     scale_reach: float = 0.03  # how far the factor of a scale can
 
 
