@@ -45,10 +45,6 @@ inline float maximum(F v) {
 }
 
 inline I isplat(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
-inline void istore(int32_t* p, I v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), v.b);
-}
 inline I iadd(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline I isub(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 inline I shift_left_8(I v) { return {_mm256_slli_epi32(v.a, 8), _mm256_slli_epi32(v.b, 8)}; }

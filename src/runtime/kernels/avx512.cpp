@@ -56,7 +56,6 @@ inline float maximum(F v) {
 }
 
 inline I isplat(int32_t v) { return _mm512_set1_epi32(v); }
-inline void istore(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I iadd(I x, I y) { return _mm512_add_epi32(x, y); }
 inline I isub(I x, I y) { return _mm512_sub_epi32(x, y); }
 inline I shift_left_8(I v) { return _mm512_slli_epi32(v, 8); }

@@ -49,12 +49,6 @@ inline I isplat(int32_t v) {
   const int32x4_t four = vdupq_n_s32(v);
   return {four, four, four, four};
 }
-inline void istore(int32_t* p, I x) {
-  vst1q_s32(p, x.a);
-  vst1q_s32(p + 4, x.b);
-  vst1q_s32(p + 8, x.c);
-  vst1q_s32(p + 12, x.d);
-}
 inline I iadd(I x, I y) {
   return {vaddq_s32(x.a, y.a), vaddq_s32(x.b, y.b), vaddq_s32(x.c, y.c), vaddq_s32(x.d, y.d)};
 }

@@ -3,7 +3,7 @@
 //   F 16 floats:  load store splat add sub mul div fma max min sum maximum to_int truncate load_half store_half
 //                 load_s8,
 //                 exponent(p, n) = p * 2^n
-//   I 16 int32:   isplat istore iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
+//   I 16 int32:   isplat iadd isub shift_left_8 shift_right_8 to_float, store_bytes of what fits a byte
 //   C 64 bytes:   cload low high; prepare_s8, dot_s8(acc, w, four); kSignedOffset: what prepare_s8 adds;
 //                 dot_u7(acc, w, x4) of codes below 128 and four bytes, which is measured as the peak
 //   four          four_of<Word>(x): one word of the eight activations at x, as the dot functions want it

@@ -37,17 +37,16 @@ double exponentials(double* x, int n) {
 
 inline bool is_finite(float x) { return __builtin_fabsf(x) <= 3.4028234664e38f; }
 
+inline float greater_finite(float x, float than) { return ((x > than) & is_finite(x)) ? x : than; }
+
 float greatest_finite(const float* x, int n) {
   float lanes[16], greatest = -__builtin_inff();
   for (float& lane : lanes) lane = greatest;
   int i = 0;
   for (; i + 16 <= n; i += 16)
-    for (int lane = 0; lane < 16; lane++) {
-      const float v = x[i + lane];
-      lanes[lane] = (v > lanes[lane]) & is_finite(v) ? v : lanes[lane];
-    }
-  for (; i < n; i++) lanes[0] = (x[i] > lanes[0]) & is_finite(x[i]) ? x[i] : lanes[0];
-  for (float lane : lanes) greatest = lane > greatest ? lane : greatest;
+    for (int lane = 0; lane < 16; lane++) lanes[lane] = greater_finite(x[i + lane], lanes[lane]);
+  for (; i < n; i++) lanes[0] = greater_finite(x[i], lanes[0]);
+  for (float lane : lanes) greatest = greater_finite(lane, greatest);
   return greatest;
 }
 

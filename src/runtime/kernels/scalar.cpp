@@ -68,7 +68,6 @@ inline float maximum(F a) {
 }
 
 inline I isplat(int32_t v) { return ieach([&](int) { return v; }); }
-inline void istore(int32_t* p, I a) { __builtin_memcpy(p, &a, sizeof a); }
 inline I iadd(I a, I b) { return ieach([&](int i) { return a.lane[i] + b.lane[i]; }); }
 inline I isub(I a, I b) { return ieach([&](int i) { return a.lane[i] - b.lane[i]; }); }
 inline I shift_left_8(I a) { return ieach([&](int i) { return a.lane[i] * 256; }); }
