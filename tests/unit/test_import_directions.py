@@ -20,7 +20,8 @@ PYTHON = {
     "arch": "errors",
     "readers": "errors _rkllm",
     "chat": "errors",
-    "quant": "errors _rkllm arch.spec progress",
+    "folders": "",
+    "quant": "errors _rkllm arch.spec folders progress",
     "tokenizer": "errors",
     "journal": "errors",
     "writer": "errors _rkllm journal",
@@ -52,9 +53,9 @@ PYTHON = {
     "deploy": "errors board progress",
     "toolkit": "errors _rkllm convert llm lora quant readers source_model sources writer",
     "api": "toolkit",
-    "sources": "errors _rkllm convert metadata progress",
-    "cli": "errors _rkllm bench board convert deploy doctor estimate evaluate frequencies journal library llm lora "
-    "progress quant report server sources writer",
+    "sources": "errors _rkllm convert folders metadata progress",
+    "cli": "errors _rkllm bench board convert deploy doctor estimate evaluate folders frequencies journal library llm "
+    "lora progress quant report server sources writer",
     "__main__": "cli",
     "__init__": "errors _rkllm convert llm lora results session stream",
 }

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,10 +158,11 @@ def _saying_what_is_kept(out: Path) -> Iterator[None]:
 def _evaluation(source: Path, model: Path, text: str) -> dict[str, Any]:
     """Return the perplexity of the converted model and of one that is not quantized, and their distance."""
     from ..convert import convert
+    from ..folders import temporary_folder
     from .eval import evaluated
 
-    with tempfile.TemporaryDirectory(prefix=".reference-", dir=model.parent) as folder:
-        reference = Path(folder) / "fp16.rkllm"
+    with temporary_folder(model.parent, ".reference-") as folder:
+        reference = folder / "fp16.rkllm"
         convert(source, reference, "fp16", progress=True)
         facts = evaluated(str(model), text, str(reference), None, None, None)
     return {"reference": "fp16", **{name: value for name, value in facts.items() if name != "against"}}

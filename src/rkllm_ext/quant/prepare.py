@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from .. import _rkllm
 from ..arch.spec import ModelSpec
 from ..errors import UnsupportedModelError
+from ..folders import temporary_folder
 from ..progress import Progress, Report
 from . import hybrid
 from .calibrated import Calibrated, wanted_inputs
@@ -124,8 +124,8 @@ def _from_parameters(path: str | os.PathLike[str], formats: Formats, source: Sou
 
 @contextmanager
 def _float_model(source: Source, folder: Path) -> Iterator[_rkllm.Handle]:
-    with tempfile.TemporaryDirectory(prefix=".calibration-", dir=folder) as place:
-        path = Path(place) / "float.rkllm"
+    with temporary_folder(folder, ".calibration-") as place:
+        path = place / "float.rkllm"
         source.float_copy(path)
         length = min(LENGTH, source.spec.size("max_context"))
         with closing(_rkllm.Handle(path, max_context_len=length)) as model:
