@@ -261,6 +261,15 @@ def test_what_is_refused_before_it_is_read_is_told_as_everything_is(
         assert json.dumps(json.loads(reply.read())) == json.dumps(told).replace('""', f'"{sentence}"')
 
 
+def test_a_header_that_cannot_be_read_is_refused_by_the_same_object(server: Running) -> None:
+    for text in ("POST /api/chat HTTP/1.1\r\nBad Name: x\r\n\r\n", "GET\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port), 60) as client:
+            client.sendall(text.encode())
+            reply = http.client.HTTPResponse(client)
+            reply.begin()
+            assert (reply.status, json.loads(reply.read())["error"]["type"]) == (400, "invalid_request_error")
+
+
 def test_embeddings_are_unit_vectors(server: Running, llm: LLM) -> None:
     body = {"model": server.name, "input": ["a house", "a sea"]}
     found = server.call("/v1/embeddings", body)[2]

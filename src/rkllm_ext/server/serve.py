@@ -69,7 +69,8 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
         }
         kind = "invalid_request_error" if error.code < 500 else "server_error"
         refusal = Refusal(error.code, sentences.get(error.code, error.body), kind)
-        data = to_json(refusal.body(self.request.path)).encode()
+        path = getattr(self.request, "path", "")  # of a header that cannot be read there is none
+        data = to_json(refusal.body(path)).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
