@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from rkllm_ext import LLM
+from rkllm_ext import LLM, loaded, session
 from rkllm_ext.errors import InvalidArgumentError
 from rkllm_ext.interruptible import interruptible
 
@@ -31,27 +32,46 @@ def ctrl_c() -> Iterator[Callable[[float], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def aborts(monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[float], None]) -> list[float]:
+    """Press Ctrl-C when a long computation has begun. Return the list of the moments in which it is aborted."""
+    moments: list[float] = []
+
+    def pressed(call: Callable[[], object], x: object, abort: Callable[[], None]) -> object:
+        def begun() -> object:
+            ctrl_c(0.05)
+            return call()
+
+        def noted() -> None:
+            moments.append(time.monotonic())
+            abort()
+
+        return interruptible(begun, x, noted)
+
+    for module in (loaded, session):
+        monkeypatch.setattr(module, "interruptible", pressed)
+    return moments
+
+
 @pytest.mark.parametrize("what", ["logits", "hidden_states", "embed"])
-def test_ctrl_c_ends_a_computation_of_rows(tiny_model: Path, ctrl_c: Callable[[float], None], what: str) -> None:
+def test_ctrl_c_ends_a_computation_of_rows(tiny_model: Path, aborts: list[float], what: str) -> None:
     with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm:
-        before = llm.embed("Once upon a time").tobytes()
-        ctrl_c(0.05)
+        before = llm.handle.hidden_states("Once upon a time", {"add_bos": "auto"}).tobytes()
         with pytest.raises(KeyboardInterrupt):
             getattr(llm, what)(LONG)
-        assert llm.embed("Once upon a time").tobytes() == before
+        assert aborts
+        assert llm.handle.hidden_states("Once upon a time", {"add_bos": "auto"}).tobytes() == before
 
 
-def test_ctrl_c_ends_a_prefill_and_the_session_keeps_what_was_computed(
-    tiny_model: Path, ctrl_c: Callable[[float], None]
-) -> None:
-    with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm, llm.session() as session:
-        ctrl_c(0.05)
+def test_ctrl_c_ends_a_prefill_and_the_session_keeps_what_was_computed(tiny_model: Path, aborts: list[float]) -> None:
+    with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm, llm.session() as sequence:
         with pytest.raises(KeyboardInterrupt):
-            session.prefill(LONG)
-        kept = len(session)
+            sequence.prefill(LONG)
+        assert aborts
+        kept = len(sequence)
         assert kept < len(LONG)
-        session.step(5)
-        assert len(session) == kept + 1
+        sequence.step(5)
+        assert len(sequence) == kept + 1
 
 
 def test_an_abort_is_repeated_until_the_computation_knows_of_it(ctrl_c: Callable[[float], None]) -> None:
