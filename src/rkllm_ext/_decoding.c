@@ -44,12 +44,13 @@ static int has_end(const decoding* d, const int32_t* tokens) {
 int decoding_put(const int32_t* tokens, size_t n, void* userdata) {
   decoding* d = (decoding*)userdata;
   const int ended = has_end(d, tokens);
-  int last;
+  int last, wakes;
   pthread_mutex_lock(&d->mutex);
   memcpy(d->tokens + d->put++ * d->n, tokens, n * sizeof(int32_t));
-  last = ended || d->stopped || d->put == d->most;
+  last = d->last = ended || d->stopped || d->put == d->most;
+  wakes = last || !d->resting;
   pthread_mutex_unlock(&d->mutex);
-  pthread_cond_signal(&d->filled); /* behind the lock, which whoever wakes up wants */
+  if (wakes) pthread_cond_signal(&d->filled); /* behind the lock, which whoever wakes up wants */
   return last;
 }
 
@@ -76,4 +77,14 @@ size_t decoding_wait(decoding* d, int milliseconds, int* over) {
   *over = d->over;
   pthread_mutex_unlock(&d->mutex);
   return waiting;
+}
+
+void decoding_rest(decoding* d, int milliseconds) {
+  const struct timespec until = waiting_until(milliseconds);
+  pthread_mutex_lock(&d->mutex);
+  d->resting = 1;
+  while (!d->last && !d->over)
+    if (pthread_cond_timedwait(&d->filled, &d->mutex, &until) != 0) break;
+  d->resting = 0;
+  pthread_mutex_unlock(&d->mutex);
 }

@@ -12,7 +12,7 @@
 
 typedef struct {
   pthread_mutex_t mutex;
-  pthread_cond_t filled; /* a pass has been put, or the end */
+  pthread_cond_t filled; /* a pass has been put that somebody waits for, or the end */
   size_t n;              /* sessions */
   size_t most;           /* passes at most */
   int32_t* tokens;       /* [most, n] */
@@ -20,6 +20,8 @@ typedef struct {
   int32_t* ends;         /* tokens that end an answer: those of session i are begins[i] ... begins[i + 1] - 1 */
   size_t* begins;        /* [n + 1] */
   int stopped;           /* no further pass is wanted */
+  int resting;           /* the reader waits for the last pass only */
+  int last;              /* that one has been put */
   int over;              /* nothing more will come */
 } decoding;
 
@@ -43,5 +45,8 @@ void decoding_stop(decoding* d);
 
 /* Wait for a pass or the end, at most the given time. Return the passes that wait to be taken. */
 size_t decoding_wait(decoding* d, int milliseconds, int* over);
+
+/* Wait for the last pass or the end, at most the given time: passes before it wake nobody. */
+void decoding_rest(decoding* d, int milliseconds);
 
 #endif /* RKLLM_EXT_DECODING_H */

@@ -97,6 +97,11 @@ cdef class Decoding:
                 (<BaseSession>self.sessions[i]).leave()
             decoding_end(self.state)
 
+    def rest(self, int milliseconds):
+        """Wait for the last pass, at most so long: those before it wake nobody. `take` gives them together."""
+        with nogil:
+            decoding_rest(self.state, milliseconds)
+
     def take(self):
         """Wait for passes and return what each has chosen, a list of one token for each session; [] at the end.
 

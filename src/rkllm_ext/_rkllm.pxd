@@ -341,6 +341,7 @@ cdef extern from "_decoding.h" nogil:
     void decoding_end(decoding* d)
     void decoding_stop(decoding* d)
     size_t decoding_wait(decoding* d, int milliseconds, int* over)
+    void decoding_rest(decoding* d, int milliseconds)
 
 
 cdef extern from "_generation.h" nogil:

@@ -309,12 +309,18 @@ cdef class BaseRunner(BaseModel):
             self.leave()
 
     def abort(self):
-        """End the active run before its next token; what it has produced can still be read. From any thread."""
+        """End the active run before its next token; what it has produced can still be read. From any thread.
+
+        With this project's library also `logits` and `hidden_states`, within one chunk.
+        """
         cdef Job job = self.active
-        if job is None or self.llm == NULL or self.pid != os.getpid() or queue_end(job.q):
+        if self.llm == NULL or self.pid != os.getpid():
             return
-        job.aborted = True
-        queue_let_run_out(job.q, 1)
+        if job is not None and not queue_end(job.q):
+            job.aborted = True
+            queue_let_run_out(job.q, 1)
+        elif not is_extended():
+            return
         self.stop_library()
 
     @property

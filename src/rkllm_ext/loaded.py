@@ -104,7 +104,11 @@ class LoadedModel:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """End the active run before its next token, from any thread. Its finish_reason becomes "abort"."""
+        """End the active run before its next token, from any thread. Its finish_reason becomes "abort".
+
+        Of `logits`, `hidden_states` and `embed` in another thread the chunk that is computed is the last one
+        (AbortedError there); with the vendor's library they end as runs do.
+        """
         self._handle.abort()
 
     @property

@@ -73,6 +73,19 @@ def test_many_passes_are_read_while_they_are_computed(llm: LLM, expected: list[l
         assert session.tokens.tolist()[-PASSES:] == list(first[:PASSES])
 
 
+def test_a_rest_lasts_to_the_last_pass(llm: LLM, expected: list[list[int]]) -> None:
+    sessions, tokens = some_sessions(llm)
+    decoding = Decoding(sessions, tokens, most=PASSES)
+    decoding.rest(1)  # nothing comes
+    thread = threading.Thread(target=decoding.run)
+    thread.start()
+    decoding.rest(60_000)
+    assert decoding.take() == expected[1:]
+    decoding.rest(60_000)
+    assert decoding.take() == []
+    thread.join()
+
+
 def test_an_end_of_one_of_them_is_behind_the_last_pass(llm: LLM, expected: list[list[int]]) -> None:
     sessions, tokens = some_sessions(llm)
     at = next(i for i in range(3, PASSES) if expected[i][1] not in [row[1] for row in expected[:i]])

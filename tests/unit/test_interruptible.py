@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rkllm_ext import LLM, loaded, session
-from rkllm_ext.errors import InvalidArgumentError
+from rkllm_ext.errors import AbortedError, InvalidArgumentError
 from rkllm_ext.interruptible import interruptible
 
 LONG = array("i", [5]) * 16000
@@ -33,41 +32,43 @@ def ctrl_c() -> Iterator[Callable[[float], None]]:
 
 
 @pytest.fixture
-def aborts(monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[float], None]) -> list[float]:
-    """Press Ctrl-C when a long computation has begun. Return the list of the moments in which it is aborted."""
-    moments: list[float] = []
+def aborted(monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[float], None]) -> list[AbortedError]:
+    """Press Ctrl-C when a long computation has begun. Return the list of those that ended early."""
+    errors: list[AbortedError] = []
 
     def pressed(call: Callable[[], object], x: object, abort: Callable[[], None]) -> object:
         def begun() -> object:
             ctrl_c(0.05)
-            return call()
+            try:
+                return call()
+            except AbortedError as error:
+                errors.append(error)
+                raise
 
-        def noted() -> None:
-            moments.append(time.monotonic())
-            abort()
-
-        return interruptible(begun, x, noted)
+        return interruptible(begun, x, abort)
 
     for module in (loaded, session):
         monkeypatch.setattr(module, "interruptible", pressed)
-    return moments
+    return errors
 
 
 @pytest.mark.parametrize("what", ["logits", "hidden_states", "embed"])
-def test_ctrl_c_ends_a_computation_of_rows(tiny_model: Path, aborts: list[float], what: str) -> None:
+def test_ctrl_c_ends_a_computation_of_rows(tiny_model: Path, aborted: list[AbortedError], what: str) -> None:
     with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm:
         before = llm.handle.hidden_states("Once upon a time", {"add_bos": "auto"}).tobytes()
         with pytest.raises(KeyboardInterrupt):
             getattr(llm, what)(LONG)
-        assert aborts
+        assert len(aborted) == 1
         assert llm.handle.hidden_states("Once upon a time", {"add_bos": "auto"}).tobytes() == before
 
 
-def test_ctrl_c_ends_a_prefill_and_the_session_keeps_what_was_computed(tiny_model: Path, aborts: list[float]) -> None:
+def test_ctrl_c_ends_a_prefill_and_the_session_keeps_what_was_computed(
+    tiny_model: Path, aborted: list[AbortedError]
+) -> None:
     with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm, llm.session() as sequence:
         with pytest.raises(KeyboardInterrupt):
             sequence.prefill(LONG)
-        assert aborts
+        assert len(aborted) == 1
         kept = len(sequence)
         assert kept < len(LONG)
         sequence.step(5)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -91,7 +90,6 @@ class Answer:
         self.produced = 0
         self._has_begun = False
         self._undelivered: list[Event] = []
-        self._delivered = 0.0  # when, in seconds of time.monotonic
 
     # ---- the prompt -------------------------------------------------------------------------------------------------
 
@@ -197,16 +195,11 @@ class Answer:
         self.mask = mask[: self._mask_bytes]
         return True
 
-    def deliver(self, unless_since: float = math.inf) -> None:
-        """Hand what has come to the reader; not yet when something was handed over since this moment.
-
-        The last event waits for nothing.
-        """
-        if self._undelivered and (self._delivered <= unless_since or self.is_over):
-            self._delivered = time.monotonic()
-            for event in self._undelivered:
-                self.ticket.put(event)
-            self._undelivered.clear()
+    def deliver(self) -> None:
+        """Hand what has come to the reader."""
+        for event in self._undelivered:
+            self.ticket.put(event)
+        self._undelivered.clear()
 
     def _count(self) -> None:
         self.produced += 1

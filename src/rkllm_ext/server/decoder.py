@@ -15,7 +15,7 @@ from .answer import Answer
 if TYPE_CHECKING:
     from .engine import Counters
 
-_TOGETHER = 0.001  # seconds in which events wait for each other: to wake a reader costs more than to make an event
+_TOGETHER = 8  # milliseconds in which passes wait for each other: to wake threads costs more than to make an event
 _MOST_PASSES = 64  # between two looks at everything else; a new request, or one that ends, makes it fewer
 
 
@@ -41,6 +41,7 @@ class Decoder:
         self._fail = fail
         self._current: Decoding | None = None
         self._interrupted = False
+        self._taken = 0.0  # when, in seconds of time.monotonic
         self._todo: SimpleQueue[Decoding | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=name, daemon=True)
         self._thread.start()
@@ -107,24 +108,27 @@ class Decoder:
                 self._todo.put(decoding)
             else:
                 decoding.run()
-            while passes := decoding.take():
-                now = time.monotonic()
+            while passes := self._next(decoding):
                 self._take(company, passes)
                 for answer in company:
-                    answer.deliver(now - _TOGETHER)
-                if self._is_enough(company, now):
+                    answer.deliver()
+                if self._is_enough(company):
                     decoding.stop()
         except Exception as error:  # those have lost their place; the engine itself goes on
             decoding.stop()
-            for answer in company:
-                answer.deliver()
             without = [answer for answer in company if answer.next_token == -1]
             for answer in without or company:
                 self._fail(answer, error)
         finally:
             self._current = None
-            for answer in company:
-                answer.deliver()
+
+    def _next(self, decoding: Decoding) -> list[list[int]]:
+        rest = _TOGETHER - int(1000 * (time.monotonic() - self._taken))
+        if rest > 0:
+            decoding.rest(rest)
+        passes = decoding.take()
+        self._taken = time.monotonic()
+        return passes
 
     def _take(self, company: Sequence[Answer], passes: Sequence[Sequence[int]]) -> None:
         self._counters.steps += len(passes)
@@ -135,8 +139,7 @@ class Decoder:
                 elif not answer.is_over:
                     self.guarded(answer, answer.take, token)
 
-    def _is_enough(self, company: Sequence[Answer], now: float) -> bool:
-        return any(
-            answer.is_over or (answer.ticket.deadline is not None and now >= answer.ticket.deadline)
-            for answer in company
-        )
+    def _is_enough(self, company: Sequence[Answer]) -> bool:
+        deadlines = [answer.ticket.deadline for answer in company]
+        is_late = any(deadline is not None and self._taken >= deadline for deadline in deadlines)
+        return is_late or any(answer.is_over for answer in company)
