@@ -11,6 +11,7 @@ constexpr int kManyTiles = 1;
 constexpr int kTokensA16 = 2;
 constexpr int kTokensA8 = 4;
 constexpr int kIntegerTiles = 1;
+template <int Bytes>
 constexpr int kStreams = 1;
 
 struct F { __m256 a, b; };

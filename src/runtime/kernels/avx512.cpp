@@ -25,6 +25,7 @@ constexpr int kManyTiles = 4;
 constexpr int kTokensA16 = 5;
 constexpr int kTokensA8 = 5;  // with six, the compiler runs out of registers
 constexpr int kIntegerTiles = 2;
+template <int Bytes>
 constexpr int kStreams = 1;
 constexpr int kPeakSums = 8;
 constexpr int kStepU4 = 16;

@@ -11,6 +11,7 @@ constexpr int kManyTiles = 1;
 constexpr int kTokensA16 = 2;
 constexpr int kTokensA8 = 4;  // with more, as with more of 16 bits, the compiler runs out of registers
 constexpr int kIntegerTiles = 1;
+template <int Bytes>
 constexpr int kStreams = 1;  // sums of more do not fit the registers
 constexpr int kPeakSums = 6;
 constexpr int kStepU4 = 16;

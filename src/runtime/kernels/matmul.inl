@@ -71,18 +71,15 @@ template <int Bits>
 constexpr int kStep = Bits == 4 ? kStepU4 : 32;
 
 // The products of four columns of T tokens and R tiles; x: the eight columns among which they are word number Word.
-template <int Word, int T, int R>
-inline void dots(I (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
+template <int Bits, int Word, class Sum, int T, int R>
+inline void dots(Sum (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
+#pragma GCC unroll 16  // what is unrolled later stays in memory, for GCC 10
   for (int t = 0; t < T; t++) {
     const auto four = four_of<Word>(x + t * stride);
-    for (int r = 0; r < R; r++) sums[t][r] = dot_s8(sums[t][r], w[r], four);
-  }
-}
-template <int Word, class Sum, int T, int R>
-inline void dots_u4(Sum (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
-  for (int t = 0; t < T; t++) {
-    const auto four = four_of<Word>(x + t * stride);
-    for (int r = 0; r < R; r++) sums[t][r] = dot_u4(sums[t][r], w[r], four);
+    for (int r = 0; r < R; r++) {
+      if constexpr (Bits == 4) sums[t][r] = dot_u4(sums[t][r], w[r], four);
+      else sums[t][r] = dot_s8(sums[t][r], w[r], four);
+    }
   }
 }
 
@@ -137,8 +134,8 @@ struct GroupSum {
       __builtin_prefetch(ahead + r * code_stride);
       codes[r] = prepare_s8(cload(w + r * code_stride));
     }
-    dots<Word>(hi, codes, x_hi, stride);
-    if constexpr (Bytes == 2) dots<Word>(lo, codes, x_lo, stride);
+    dots<8, Word>(hi, codes, x_hi, stride);
+    if constexpr (Bytes == 2) dots<8, Word>(lo, codes, x_lo, stride);
   }
 
   template <class Sum, int LowT>
@@ -152,10 +149,10 @@ struct GroupSum {
         lows[r] = low(pair);
         highs[r] = high(pair);
       }
-      dots_u4<0>(hi, lows, x_hi + at, stride);
-      if (Bytes == 2) dots_u4<0>(lo, lows, x_lo + at, stride);
-      dots_u4<1>(hi, highs, x_hi + at, stride);
-      if (Bytes == 2) dots_u4<1>(lo, highs, x_lo + at, stride);
+      dots<4, 0>(hi, lows, x_hi + at, stride);
+      if (Bytes == 2) dots<4, 0>(lo, lows, x_lo + at, stride);
+      dots<4, 1>(hi, highs, x_hi + at, stride);
+      if (Bytes == 2) dots<4, 1>(lo, highs, x_lo + at, stride);
     }
   }
 
@@ -250,10 +247,11 @@ void cover_float(const MatmulTask& task, int tile_begin, int tile_end) {
   else cover<Block, kManyTokens, kManyTiles>(task, tile_begin, tile_end);
 }
 
-// Integer weights: one or two tokens wait for memory, and read as many tiles side by side as it likes best.
-template <template <int, int> class Block, int T, int R>
+// Integer weights: one or two tokens wait for memory; one reads as many tiles side by side as memory likes best.
+template <template <int, int> class Block, int T, int R, int Streams>
 void cover_integer(const MatmulTask& task, int tile_begin, int tile_end) {
-  if (task.n_tokens <= 2) cover<Block, 2, kStreams>(task, tile_begin, tile_end);
+  if (task.n_tokens == 1) cover<Block, 1, Streams>(task, tile_begin, tile_end);
+  else if (task.n_tokens == 2) cover<Block, at_most(T, 2), 1>(task, tile_begin, tile_end);
   else cover<Block, T, R>(task, tile_begin, tile_end);
 }
 

@@ -14,10 +14,11 @@ constexpr int kManyTokens = 4;
 constexpr int kManyTiles = 1;
 // Blocks of integer kernels: tokens with 16- and 8-bit activations, tiles beside each other, and tiles where only
 // memory counts.
-constexpr int kTokensA16 = 2;
-constexpr int kTokensA8 = 4;
+constexpr int kTokensA16 = 1;  // sums of 16-bit products take twice as many registers: more do not fit
+constexpr int kTokensA8 = 2;
 constexpr int kIntegerTiles = 1;
-constexpr int kStreams = 2;
+template <int Bytes>
+constexpr int kStreams = Bytes == 1 ? 2 : 1;
 constexpr int kPeakSums = 6;
 constexpr int kStepU4 = 32;
 constexpr bool kNarrow = true;

@@ -10,8 +10,8 @@
 //   S             where kNarrow: sums of eight steps with 4-bit weights in narrower numbers: sbegin(acc),
 //                 dot_u4(s, w, four), send(acc, s); elsewhere an I, which dot_u4 takes
 //   register blocking: kTokens x kTiles and kManyTokens x kManyTiles of the float matmuls; kTokensA16,
-//                 kTokensA8, kIntegerTiles, kStreams of the others; kStepU4: 8, 16 or 32 columns of 4-bit weights in
-//                 one go; kPeakSums: sums that stay in registers
+//                 kTokensA8, kIntegerTiles, kStreams<bytes of an activation> of the others; kStepU4: 8, 16 or 32
+//                 columns of 4-bit weights in one go; kPeakSums: sums that stay in registers
 // The order of every float operation is part of the definition: one multiply-add per column in column order for float
 // weights, one per group in group order for integer weights (integer sums inside a group are exact in any order),
 // 16 lanes and a fixed tree for sums. Results therefore do not depend on the instruction set, on the blocking, or on
@@ -32,16 +32,16 @@ void matmul_s8(const MatmulTask& task, int tile_begin, int tile_end) {
   cover_float<BlockS8>(task, tile_begin, tile_end);
 }
 void matmul_w8a8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW8A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
+  cover_integer<BlockW8A8, kTokensA8, kIntegerTiles, kStreams<1>>(task, tile_begin, tile_end);
 }
 void matmul_w8a16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW8A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
+  cover_integer<BlockW8A16, kTokensA16, kIntegerTiles, kStreams<2>>(task, tile_begin, tile_end);
 }
 void matmul_w4a8(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW4A8, kTokensA8, kIntegerTiles>(task, tile_begin, tile_end);
+  cover_integer<BlockW4A8, kTokensA8, kIntegerTiles, kStreams<1>>(task, tile_begin, tile_end);
 }
 void matmul_w4a16(const MatmulTask& task, int tile_begin, int tile_end) {
-  cover_integer<BlockW4A16, kTokensA16, kIntegerTiles>(task, tile_begin, tile_end);
+  cover_integer<BlockW4A16, kTokensA16, kIntegerTiles, kStreams<2>>(task, tile_begin, tile_end);
 }
 
 // ---- activations ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ constexpr int kManyTiles = 1;
 constexpr int kTokensA16 = 2;
 constexpr int kTokensA8 = 4;
 constexpr int kIntegerTiles = 1;
+template <int Bytes>
 constexpr int kStreams = 1;
 constexpr int kPeakSums = 4;
 constexpr int kStepU4 = 8;

@@ -135,7 +135,7 @@ int pairs(const MatmulTask& task, int token, int tile) {
 
 template <template <int, int> class Block, int Bits, int Bytes>
 void matmul(const MatmulTask& task, int tile_begin, int tile_end) {
-  if (task.n_tokens <= 2) return cover<Block, 2, kStreams>(task, tile_begin, tile_end);
+  if (task.n_tokens <= 2) return cover<Block, 2, 1>(task, tile_begin, tile_end);
   for (int tile = tile_begin; tile < tile_end; tile++) {
     int token = 0;
     while (token + 8 <= task.n_tokens) token = pairs<Bits, Bytes, 4>(task, token, tile);
