@@ -2,11 +2,11 @@
 """How many instructions do the integer kernels take?  python benchmarks/count_instructions.py OBJECT...
 
 Counted in the machine code, for processors that are not at hand: objects of `src/runtime/kernels/` from any build, with
---objdump of their architecture. A row is an innermost loop that multiplies: the function it is in (a block's numbers are
-bits of a weight, bytes of an activation, tokens and tiles; of `pairs_block` pairs of tokens and quarters of a tile; a
-block that has become a part of its caller has that one's name), its instructions for the products of 64 codes with one
-byte of an activation each, and how many of a hundred are loads and stores of the stack, where registers did not
-suffice.
+--objdump of their architecture. A row is an innermost loop that multiplies: the function it is in (the numbers of a
+block are bits of a weight, bytes of an activation, tokens and tiles; of `pairs_block` pairs of tokens and quarters of a
+tile; a block that has become a part of its caller has that one's name), its instructions for the products of 64 codes
+with one byte of an activation each, and how many of a hundred are loads and stores of the stack, where registers did
+not suffice.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <random>
 #include <system_error>
 
@@ -58,6 +59,16 @@ int open_nameless(const std::string& folder) {
   return -1;
 }
 
+// The file that a link leads to, which is what is replaced; other paths as they are.
+std::string behind_links(std::string path) {
+  struct stat info = {};
+  if (lstat(path.c_str(), &info) != 0 || !S_ISLNK(info.st_mode)) return path;
+  char* target = realpath(path.c_str(), nullptr);
+  if (target) path = target;
+  free(target);
+  return path;
+}
+
 // A file that outgrows the process's limit must be an error and not the signal that ends the process. The signal goes
 // to the thread that writes; it is taken back before it is let through again.
 class FileSizeSignal {
@@ -86,7 +97,8 @@ class FileSizeSignal {
 
 }  // namespace
 
-void check_target(const std::string& path) {
+void check_target(const std::string& given) {
+  const std::string path = behind_links(given);
   const auto refuse = [&](const std::string& why) { throw Error(ErrorCode::INVALID_ARGUMENT, path + ": " + why); };
   const std::string folder = folder_of(path);
   struct stat info = {};
@@ -98,7 +110,7 @@ void check_target(const std::string& path) {
   if (access(folder.c_str(), W_OK | X_OK) != 0) refuse("the folder " + folder + " may not be written to");
 }
 
-ContainerWriter::ContainerWriter(std::string path) : path_(std::move(path)) {
+ContainerWriter::ContainerWriter(std::string path) : path_(behind_links(std::move(path))) {
   put("general.alignment", uint32_t(kAlignment));
 }
 

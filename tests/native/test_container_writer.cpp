@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -128,6 +129,17 @@ void places_where_no_file_can_be_are_refused() {
   CHECK(geteuid() == 0 || check::contains(sentence("/new"), "the folder / may not be written to"));
 }
 
+void a_link_stays_and_its_file_is_replaced() {
+  const ScratchFolder folder, other;
+  write_small(other / "file", "before");
+  CHECK(symlink((other / "file").c_str(), (folder / "link").c_str()) == 0);
+  write_small(folder / "link");
+  struct stat info;
+  CHECK(lstat((folder / "link").c_str(), &info) == 0 && S_ISLNK(info.st_mode));
+  CHECK(Container::open(other / "file")->get_string("a.text") == "words");
+  CHECK(folder.names().size() == 1 && other.names().size() == 1);
+}
+
 void the_longest_file_name_can_be_written() {
   const ScratchFolder folder;
   write_small(folder / std::string(255, 'n'));
@@ -143,6 +155,7 @@ int main() {
   a_killed_writer_leaves_nothing_where_files_need_no_name();
   a_full_disk_is_an_error_that_changes_nothing();
   places_where_no_file_can_be_are_refused();
+  a_link_stays_and_its_file_is_replaced();
   the_longest_file_name_can_be_written();
   return check::result();
 }

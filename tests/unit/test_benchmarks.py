@@ -75,3 +75,20 @@ def test_every_form_is_measured(tiny_model: Path) -> None:
 def test_every_task_of_guessed_tokens_is_measured_and_no_answer_changes(tiny_model: Path) -> None:
     module: Any = load("bench_draft")
     assert set(module.measure(tiny_model, 1, 8, 1)) == set(module.TASKS)
+
+
+def test_instructions_are_those_of_the_innermost_loop_that_multiplies() -> None:
+    module: Any = load("count_instructions")
+    sdot, load_sum = "sdot v0.4s, v1.16b, v2.4b[0]", "ldr q0, [sp, #16]"
+    body = ["mov x0, #0", load_sum, sdot, sdot, "cmp x0, x4", "b.ne 104 <f+0x4>", "b.ne 100 <f>", "ret"]
+    loops = list(module.innermost_loops([(0x100 + 4 * i, text) for i, text in enumerate(body)]))
+    assert loops == [body[1:6]]
+    assert module.products(loops[0]) == 32
+    for text, products in (
+        ("smlal2 v6.8h, v2.16b, v9.16b", 8),
+        ("smlal v6.4s, v2.4h, v9.4h", 0),
+        ("smmla v5.4s, v23.16b, v1.16b", 32),
+        ("vpdpbusd (%rax),%zmm4,%zmm5", 64),
+        ("{vex} vpdpbusd %ymm3,%ymm4,%ymm5", 32),
+    ):
+        assert module.products([text]) == products
