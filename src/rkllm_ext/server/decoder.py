@@ -15,7 +15,7 @@ from .answer import Answer
 if TYPE_CHECKING:
     from .engine import Counters
 
-_TOGETHER = 8  # milliseconds in which passes wait for each other: to wake threads costs more than to make an event
+_TOGETHER = 16  # milliseconds in which passes wait for each other: to wake threads costs more than to make an event
 _MOST_PASSES = 64  # between two looks at everything else; a new request, or one that ends, makes it fewer
 
 
