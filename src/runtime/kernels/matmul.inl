@@ -73,7 +73,9 @@ constexpr int kStep = Bits == 4 ? kStepU4 : 32;
 // The products of four columns of T tokens and R tiles; x: the eight columns among which they are word number Word.
 template <int Bits, int Word, class Sum, int T, int R>
 inline void dots(Sum (&sums)[T][R], const C (&w)[R], const int8_t* x, int64_t stride) {
+#ifndef __clang__
 #pragma GCC unroll 16  // what is unrolled later stays in memory, for GCC 10
+#endif
   for (int t = 0; t < T; t++) {
     const auto four = four_of<Word>(x + t * stride);
     for (int r = 0; r < R; r++) {
