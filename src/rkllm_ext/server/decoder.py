@@ -23,8 +23,8 @@ class Decoder:
     """Chooses the tokens of the answers of one engine. Used by the engine's thread, but for `interrupt`.
 
     A thread of its own computes pass after pass, and chooses tokens, without Python's lock; meanwhile the engine's
-    thread makes texts and events of the passes before. So an answer that ends by its text is noticed when its next
-    token is being computed: that token is dropped.
+    thread makes texts and events of the passes before. So an answer that ends by its text is noticed when later tokens
+    are computed: those are dropped.
 
     Parameters
     ----------
