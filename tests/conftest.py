@@ -35,14 +35,14 @@ def tiny_llama() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the small model as a w8a8 .rkllm file, with a context so long that a run does not end unread."""
+    """Return the small model as a w8a8 .rkllm file, with a context so long that tests find a run of it under way."""
     import rkllm_ext
 
     folder = tmp_path_factory.mktemp("tiny")
     source = folder / "checkpoint"
     shutil.copytree(tiny_llama, source)
     config = json.loads((source / "config.json").read_text())
-    config["max_position_embeddings"] = 16384
+    config["max_position_embeddings"] = 65536
     (source / "config.json").write_text(json.dumps(config))
     rkllm_ext.convert(source, folder / "tiny.rkllm", "w8a8")
     return folder / "tiny.rkllm"

@@ -23,7 +23,7 @@ from rkllm_ext.server.asgi import AsgiApp
 
 @pytest.fixture(scope="module")
 def app(tiny_model: Path) -> Iterator[AsgiApp]:
-    app = AsgiApp(create_app(tiny_model, parallel=1, max_context_len=16384, most_body=20_000), 4)
+    app = AsgiApp(create_app(tiny_model, parallel=1, max_context_len=65536, most_body=20_000), 4)
     yield app
     app.app.extensions["rkllm"].close()
 
@@ -91,7 +91,7 @@ def test_a_body_that_is_too_long_is_refused(app: AsgiApp) -> None:
 def test_a_client_that_goes_away_frees_its_place(app: AsgiApp) -> None:
     engine = app.app.extensions["rkllm"].first
     before = engine.counters.cancelled
-    call(app, "POST", "/v1/completions", body(stream=True, max_tokens=15000, ignore_eos=True), leave_after=3)
+    call(app, "POST", "/v1/completions", body(stream=True, max_tokens=60000, ignore_eos=True), leave_after=3)
     deadline = time.monotonic() + 60
     while engine.counters.cancelled == before and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -19,7 +19,7 @@ ASKED = [{"role": "user", "content": "Once upon a time"}]
 
 @pytest.fixture
 def engine(tiny_model: Path) -> Iterator[Engine]:
-    with Engine(Model(tiny_model, max_context_len=16384), parallel=1, max_queue=2) as engine:
+    with Engine(Model(tiny_model, max_context_len=65536), parallel=1, max_queue=2) as engine:
         yield engine
 
 

@@ -21,19 +21,19 @@ from rkllm_ext.server.request import DeadlineError, DrainingError, QueueFullErro
 
 PROMPT = "Once upon a time there was"
 GREEDY = {"temperature": 0.0}
-ENDLESS: dict[str, Any] = {"max_tokens": 12000, "ignore_eos": True, "sampling": GREEDY}
+ENDLESS: dict[str, Any] = {"max_tokens": 60000, "ignore_eos": True, "sampling": GREEDY}
 
 
 @pytest.fixture
 def engine(tiny_model: Path) -> Iterator[Engine]:
-    with Engine(Model(tiny_model, max_context_len=16384), parallel=4, max_queue=8) as engine:
+    with Engine(Model(tiny_model, max_context_len=65536), parallel=4, max_queue=8) as engine:
         yield engine
 
 
 @pytest.fixture
 def narrow(tiny_model: Path) -> Iterator[Engine]:
     """Return an engine that computes one answer at a time."""
-    with Engine(Model(tiny_model, max_context_len=16384), parallel=1, max_queue=8) as engine:
+    with Engine(Model(tiny_model, max_context_len=65536), parallel=1, max_queue=8) as engine:
         yield engine
 
 
@@ -231,7 +231,7 @@ def test_drain_lets_requests_end_and_takes_no_new_ones(narrow: Engine) -> None:
 
 
 def test_close_ends_requests_with_a_sentence(tiny_model: Path) -> None:
-    engine = Engine(Model(tiny_model, max_context_len=16384), parallel=1)
+    engine = Engine(Model(tiny_model, max_context_len=65536), parallel=1)
     tickets = [ask(engine, **ENDLESS) for _ in range(2)]
     first_event(tickets[0])
     engine.close()

@@ -103,9 +103,9 @@ def test_64_streaming_clients_are_served_evenly(
 
 
 def test_a_full_queue_refuses_with_retry_after(start: Callable[..., Running], tiny_model: Path) -> None:
-    server = start(tiny_model, "--context", "16384", "--parallel", "1", "--max-queue", "1")
+    server = start(tiny_model, "--context", "65536", "--parallel", "1", "--max-queue", "1")
     try:
-        streams = [open_stream(server, 16000) for _ in range(2)]
+        streams = [open_stream(server, 60000) for _ in range(2)]
         until(lambda: figure(server, "waiting") == 1.0)
         status, headers, told = server.call(COMPLETE, {"model": "tiny", "prompt": "a"})
         assert (status, headers["Retry-After"]) == (429, "2")
@@ -142,18 +142,18 @@ def until(holds: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_goes_away_frees_the_place(start: Callable[..., Running], tiny_model: Path, stream: bool) -> None:
-    server = start(tiny_model, "--context", "16384", "--parallel", "1")
+    server = start(tiny_model, "--context", "65536", "--parallel", "1")
     try:
-        running = open_stream(server, 16000, stream=stream)
+        running = open_stream(server, 60000, stream=stream)
         until(lambda: figure(server, "active") == 1.0)
-        waiting = open_stream(server, 16000, stream=stream)
+        waiting = open_stream(server, 60000, stream=stream)
         until(lambda: figure(server, "waiting") == 1.0)
         waiting.close()
         until(lambda: figure(server, "waiting") == 0.0)
         running.close()
         until(lambda: figure(server, "active") == 0.0)
         assert figure(server, "cancelled_total") == 2.0
-        assert figure(server, "completion_tokens_total") < 16000
+        assert figure(server, "completion_tokens_total") < 60000
     finally:
         assert server.stop() == 0
 
@@ -161,7 +161,7 @@ def test_who_goes_away_frees_the_place(start: Callable[..., Running], tiny_model
 def test_who_waits_for_embeddings_and_goes_away_is_not_computed(
     start: Callable[..., Running], tiny_model: Path
 ) -> None:
-    server = start(tiny_model, "--context", "16384", "--threads", "1")
+    server = start(tiny_model, "--context", "65536", "--threads", "1")
     routes = 'http_responses_total{route="/v1/embeddings",status='
     try:
         # Long ones, so that there is somebody to wait for.
@@ -187,10 +187,10 @@ def ask_embeddings(server: Running, prompts: list[list[int]]) -> socket.socket:
 
 
 def test_slow_readers_hold_nobody_up(start: Callable[..., Running], tiny_model: Path) -> None:
-    server = start(tiny_model, "--context", "8192", "--parallel", "2", "--max-queue", "8")
+    server = start(tiny_model, "--context", "16384", "--parallel", "2", "--max-queue", "8")
     try:
         slow = [
-            open_stream(server, 4000) for _ in range(4)
+            open_stream(server, 8000) for _ in range(4)
         ]  # more than are computed at once; megabytes that nobody reads
         until(lambda: figure(server, "active") == 2.0)
         assert server.call(COMPLETE, {"model": "tiny", "prompt": "Once", "max_tokens": 5})[0] == 200
@@ -198,7 +198,7 @@ def test_slow_readers_hold_nobody_up(start: Callable[..., Running], tiny_model: 
         read = b""
         while not read.endswith(b"0\r\n\r\n"):
             read += slow[0].recv(2**16)
-        assert read.count(b"data: {") == 4000
+        assert read.count(b"data: {") == 8000
         for each in slow:
             each.close()
     finally:
@@ -206,8 +206,8 @@ def test_slow_readers_hold_nobody_up(start: Callable[..., Running], tiny_model: 
 
 
 def test_sigterm_lets_answers_end_and_takes_no_new_ones(start: Callable[..., Running], tiny_model: Path) -> None:
-    server = start(tiny_model, "--context", "4096", "--parallel", "1")
-    clients = [open_stream(server, 1500) for _ in range(3)]
+    server = start(tiny_model, "--context", "8192", "--parallel", "1")
+    clients = [open_stream(server, 6000) for _ in range(3)]
     until(lambda: figure(server, "active") == 1.0)
     server.process.send_signal(signal.SIGTERM)
     for client in clients:
@@ -216,7 +216,7 @@ def test_sigterm_lets_answers_end_and_takes_no_new_ones(start: Callable[..., Run
             read += more
             if read.endswith(b"0\r\n\r\n"):
                 break
-        assert read.count(b"data: {") == 1500
+        assert read.count(b"data: {") == 6000
         assert b"data: [DONE]" in read
     assert server.ended() == 0
     with pytest.raises(OSError):
@@ -224,8 +224,8 @@ def test_sigterm_lets_answers_end_and_takes_no_new_ones(start: Callable[..., Run
 
 
 def test_an_end_does_not_wait_for_ever(start: Callable[..., Running], tiny_model: Path) -> None:
-    server = start(tiny_model, "--context", "16384", "--drain", "0.5")
-    client = open_stream(server, 16000)
+    server = start(tiny_model, "--context", "65536", "--drain", "0.5")
+    client = open_stream(server, 60000)
     until(lambda: figure(server, "active") == 1.0)
     assert server.stop() == 1
     assert not any("Traceback" in line for line in server.lines), server.lines

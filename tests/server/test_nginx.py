@@ -75,7 +75,7 @@ def needs_nginx() -> None:
 
 @pytest.fixture
 def pair(start: Callable[..., Running], tiny_model: Path) -> Iterator[list[Running]]:
-    options = ("--context", "16384", "--parallel", "2", "--trusted-proxy", "127.0.0.1", "--log-json")
+    options = ("--context", "65536", "--parallel", "2", "--trusted-proxy", "127.0.0.1", "--log-json")
     servers = [start(tiny_model, *options) for _ in range(2)]
     yield servers
     for server in servers:
@@ -131,7 +131,7 @@ def test_a_client_that_goes_away_frees_its_place(balancer: Nginx, pair: list[Run
     def cancelled() -> bool:
         return any(re.search(r"cancelled[^ \n]* 1(\.0)?$", metrics(server), re.M) for server in pair)
 
-    endless = question("Hello", max_tokens=16000, ignore_eos=True, stream=True)
+    endless = question("Hello", max_tokens=60000, ignore_eos=True, stream=True)
     assert not cancelled()
     with balancer.open("/v1/completions", endless) as reply:
         assert reply.readline().startswith(b"data: ")

@@ -37,7 +37,7 @@ def post(path: str, fields: dict[str, Any]) -> Any:
 
 def leave(fields: dict[str, Any]) -> None:
     """Begin a long stream and go away."""
-    endless = {**fields, "stream": True, "max_tokens": 16000}
+    endless = {**fields, "stream": True, "max_tokens": 60000}
     request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/completions", json.dumps(endless).encode())
     with urllib.request.urlopen(request, timeout=120) as reply:
         assert reply.readline().startswith(b"data: ")
@@ -55,7 +55,7 @@ def test_two_replicas_answer_as_one_server(cluster: None, tiny_model: Path) -> N
     from rkllm_ext.server.ray import deployment
 
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    serve.run(deployment(tiny_model, replicas=2, parallel=2, max_queue=100, n_threads=1, max_context_len=16384))
+    serve.run(deployment(tiny_model, replicas=2, parallel=2, max_queue=100, n_threads=1, max_context_len=65536))
     try:
         asked = [
             {"model": "tiny", "prompt": f"Once upon {i}", "max_tokens": 30, "seed": i, "ignore_eos": True}

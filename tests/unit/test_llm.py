@@ -290,7 +290,7 @@ def test_a_model_that_has_not_run_has_no_figures(tiny_model: Path) -> None:
 def test_facts_about_the_model(llm: LLM, tiny_model: Path) -> None:
     info = llm.info
     assert (info.dim, info.n_layers, info.n_heads, info.n_kv_heads, info.head_dim) == (64, 2, 4, 2, 16)
-    assert (info.max_context, info.max_context_len, info.n_threads) == (16384, 256, 1)
+    assert (info.max_context, info.max_context_len, info.n_threads) == (65536, 256, 1)
     assert info.file_bytes == tiny_model.stat().st_size
     assert info.format == "w8a8"
     assert info.isa == rkllm_ext._rkllm.active_isa()  # type: ignore[attr-defined]
