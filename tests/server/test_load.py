@@ -232,6 +232,17 @@ def test_an_end_does_not_wait_for_ever(start: Callable[..., Running], tiny_model
     client.close()
 
 
+def test_an_answer_that_nobody_reads_does_not_hold_up_an_end_and_is_told(
+    start: Callable[..., Running], tiny_model: Path
+) -> None:
+    server = start(tiny_model, "--context", "8192", "--drain", "0.5")
+    client = open_stream(server, 8000, n=4)  # more than the system keeps for a connection
+    until(lambda: figure(server, "completion_tokens_total") >= 32000)
+    until(lambda: figure(server, "active") == 0.0)
+    assert server.stop() == 1
+    client.close()
+
+
 def test_a_killed_server_starts_again(start: Callable[..., Running], tiny_model: Path) -> None:
     server = start(tiny_model, "--context", "256")
     body = {"model": "tiny", "prompt": "Once", "max_tokens": 9, "seed": 1}

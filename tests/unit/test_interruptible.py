@@ -15,7 +15,7 @@ from rkllm_ext import LLM, loaded, session
 from rkllm_ext.errors import AbortedError, InvalidArgumentError
 from rkllm_ext.interruptible import interruptible
 
-LONG = array("i", [5]) * 16000
+LONG = array("i", [5]) * 60000
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def aborted(monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[float], None]) ->
 
 @pytest.mark.parametrize("what", ["logits", "hidden_states", "embed"])
 def test_ctrl_c_ends_a_computation_of_rows(tiny_model: Path, aborted: list[AbortedError], what: str) -> None:
-    with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm:
+    with LLM(tiny_model, max_context_len=65536, n_threads=1) as llm:
         before = llm.handle.hidden_states("Once upon a time", {"add_bos": "auto"}).tobytes()
         with pytest.raises(KeyboardInterrupt):
             getattr(llm, what)(LONG)
@@ -65,7 +65,7 @@ def test_ctrl_c_ends_a_computation_of_rows(tiny_model: Path, aborted: list[Abort
 def test_ctrl_c_ends_a_prefill_and_the_session_keeps_what_was_computed(
     tiny_model: Path, aborted: list[AbortedError]
 ) -> None:
-    with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm, llm.session() as sequence:
+    with LLM(tiny_model, max_context_len=65536, n_threads=1) as llm, llm.session() as sequence:
         with pytest.raises(KeyboardInterrupt):
             sequence.prefill(LONG)
         assert len(aborted) == 1
@@ -113,7 +113,7 @@ def test_short_inputs_and_other_threads_compute_where_they_are() -> None:
 
 
 def test_what_goes_wrong_is_raised_as_it_is(tiny_model: Path) -> None:
-    with LLM(tiny_model, max_context_len=16384) as llm:
+    with LLM(tiny_model, max_context_len=65536) as llm:
         for wrong in (array("i", [10**6]) * 100, object()):
             with pytest.raises(InvalidArgumentError):
                 llm.logits(wrong)  # type: ignore[arg-type]

@@ -463,8 +463,8 @@ def test_what_is_refused(llm: LLM, tiny_model: Path) -> None:
 
 
 def test_a_session_in_use_is_busy_and_an_abort_ends_its_prefill(tiny_model: Path) -> None:
-    with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm, llm.session() as session:
-        ids = np.full(16000, 5, np.int32)
+    with LLM(tiny_model, max_context_len=65536, n_threads=1) as llm, llm.session() as session:
+        ids = np.full(60000, 5, np.int32)
         caught: list[BaseException] = []
 
         def prefill() -> None:
@@ -480,7 +480,7 @@ def test_a_session_in_use_is_busy_and_an_abort_ends_its_prefill(tiny_model: Path
                 session.truncate(0)
             except BusyError:
                 break
-            assert thread.is_alive(), "a prefill of 16000 tokens ended before its session was found busy"
+            assert thread.is_alive(), "a prefill of 60000 tokens ended before its session was found busy"
         for call in (lambda: session.step(1), lambda: session.tokens, lambda: session.sample()):
             with pytest.raises(BusyError):
                 call()
@@ -488,19 +488,19 @@ def test_a_session_in_use_is_busy_and_an_abort_ends_its_prefill(tiny_model: Path
         thread.join()
         assert [type(error) for error in caught] == [AbortedError]
         kept = len(session)
-        assert kept < 16000
+        assert kept < 60000
         session.step(5)
         assert len(session) == kept + 1
 
 
 def test_a_session_that_is_closed_in_a_prefill_ends_it(tiny_model: Path) -> None:
-    with LLM(tiny_model, max_context_len=16384, n_threads=1) as llm:
+    with LLM(tiny_model, max_context_len=65536, n_threads=1) as llm:
         session = llm.session()
         caught: list[BaseException] = []
 
         def prefill() -> None:
             try:
-                session.prefill(np.full(16000, 5, np.int32))
+                session.prefill(np.full(60000, 5, np.int32))
             except BaseException as error:
                 caught.append(error)
 

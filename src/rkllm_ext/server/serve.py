@@ -157,8 +157,9 @@ class Server:
             signal.signal(number, handler)
 
     def run(self) -> bool:
-        """Serve until `stop`. Return whether all requests have ended by themselves."""
+        """Serve until `stop`. Return whether all requests have ended by themselves and all answers have been sent."""
         self._loop_until(lambda: self._signals > 0)
+        deadline = time.monotonic() + self._drain
         dispatcher = self._listeners[0].task_dispatcher
         for listener in self._listeners:  # who comes now is told so by the system, and asks another server
             wasyncore.dispatcher.close(listener)
@@ -168,8 +169,8 @@ class Server:
         self._loop_until(lambda: bool(drained) or self._signals > 1)
         done = bool(drained and drained[0])
         if done:  # what has been answered is on its way to slow clients
-            deadline = time.monotonic() + self._drain
             self._loop_until(lambda: self._all_sent() or self._signals > 1 or time.monotonic() > deadline)
+            done = self._all_sent()
         self._models.close()
         dispatcher.shutdown(cancel_pending=True, timeout=2)
         return done
