@@ -95,7 +95,8 @@ def convert(
         Find out the error of each packed tensor, for `ConversionReport.tensors`; takes a little longer.
     resume
         Keep what was done when the conversion is interrupted (Ctrl-C, a killed process), beside `out`, and go on from
-        there when source and arguments are the same. The bytes are those of a conversion that was not interrupted.
+        there when source and arguments are the same; with ``gdq`` the blocks that were learned, too. The bytes are
+        those of a conversion that was not interrupted.
     progress
         True: a bar on stderr. A function is called with (done, total) bytes of work.
 
@@ -131,7 +132,7 @@ def convert(
             model.checkpoint.fingerprint,
         )
         with model.naming():
-            formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure, progress))
+            formats, quantizer = stack.enter_context(prepared(recipe, seen, target.parent, measure, resume, progress))
             vectors = factor_lengths(model.spec, seen.shapes) if quantizer.folds else {}
             entries = list(file_entries(seen.shapes, formats, vectors))
         work = model.checkpoint.total_bytes + sum(entry.n_bytes for entry in entries)

@@ -93,6 +93,6 @@ class Journal:
             except BlockingIOError:
                 os.close(fd)
                 raise InvalidArgumentError(
-                    f"{self.partial}: another process is writing it; wait for its end or choose another name"
+                    f"{self.partial}: another process is writing it; wait for its end, or choose another name or folder"
                 ) from None
             os.close(fd)

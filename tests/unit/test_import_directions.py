@@ -21,7 +21,7 @@ PYTHON = {
     "readers": "errors _rkllm",
     "chat": "errors",
     "folders": "",
-    "quant": "errors _rkllm arch.spec folders progress",
+    "quant": "errors _rkllm arch.spec folders journal progress",
     "tokenizer": "errors",
     "journal": "errors",
     "writer": "errors _rkllm journal",

@@ -97,18 +97,36 @@ class Learner:
         self._given = self._float  # what the quantized blocks before give
         self._tables = {n: self._tensor(source(n).floats()) for n in formats if n.startswith("rope_inv_freq")}
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield the blocks of the model in order."""
+    @property
+    def arithmetic(self) -> str:
+        """What computes: with another one, the same arguments may give other codes."""
+        return f"torch {torch.__version__} {self._device.type} {'bfloat16' if self._halves else 'float32'}"
+
+    def blocks(self, known: Sequence[Block] = ()) -> Iterator[Block]:
+        """Yield the blocks of the model in order. The first ones are `known` from an earlier learner."""
+        if len(known) == self._spec.size("n_layers"):
+            yield from known
+            return
         for layer in range(self._spec.size("n_layers")):
             names = [name for name in self._formats if name.startswith(f"blk.{layer}.")]
             weights = {name: self._source(name).floats() for name in names}
             with torch.no_grad():
                 self._float = self._outputs(layer, self._float, self._tensors(layer, weights))
-            block = self._best(layer, weights, self._start(layer))
+            if layer < len(known):
+                block = known[layer]
+                self._pass_over(block)
+            else:
+                block = self._best(layer, weights, self._start(layer))
             with torch.no_grad():
                 tensors = self._tensors(layer, stored(weights, block, self._formats))
                 self._given = self._outputs(layer, self._given, tensors)
             yield block
+
+    def _pass_over(self, block: Block) -> None:
+        """Go on with the sequences that learning the block would have left."""
+        for _ in range(self._settings.steps if block.quantized else 0):
+            self._picked()
+            self._progress()
 
     # ---- one block --------------------------------------------------------------------------------------------------
 

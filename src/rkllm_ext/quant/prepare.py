@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from .dataset import read_texts
 from .inputs import factor_lengths
 from .level1 import Block
 from .plan import plan
-from .qparams import FromParameters, save
+from .qparams import VERSION, FromParameters, Unfinished, save
 from .quantizer import Quantizer, RoundToNearest, Weights
 from .recipe import Recipe
 
@@ -45,7 +45,12 @@ class Source:
 
 @contextmanager
 def prepared(
-    recipe: Recipe, source: Source, folder: Path, measure: bool = False, progress: Report = None
+    recipe: Recipe,
+    source: Source,
+    folder: Path,
+    measure: bool = False,
+    resume: bool = False,
+    progress: Report = None,
 ) -> Iterator[tuple[Formats, Quantizer]]:
     """Provide the format of each tensor and the quantizer.
 
@@ -56,6 +61,8 @@ def prepared(
         The algorithm gdq writes its ``gdq.qparams`` there.
     measure
         As for `RoundToNearest`.
+    resume
+        Keep in `folder` what gdq has learned when it is interrupted, and go on from there.
     progress
         For what takes long before the first tensor is packed.
 
@@ -89,8 +96,10 @@ def prepared(
             return
         calibrated = Calibrated(source.spec, formats, source.tensor, Calibration(model, texts, inputs), measure)
         if learns:
-            path = _learn(recipe, source, formats, calibrated.block, texts, folder, progress)
-            yield formats, _from_parameters(path, formats, source, measure)
+            with ExitStack() as until_written:
+                unfinished = until_written if resume else None
+                path = _learn(recipe, source, formats, calibrated.block, texts, folder, unfinished, progress)
+                yield formats, _from_parameters(path, formats, source, measure)
         else:
             yield formats, calibrated
 
@@ -102,8 +111,10 @@ def _learn(
     start: Callable[[int], Block],
     texts: Sequence[Ids],
     folder: Path,
+    unfinished: ExitStack | None,
     progress: Report,
 ) -> Path:
+    """Write ``gdq.qparams`` and return its path. Blocks that were learned are kept until `unfinished` ends."""
     try:
         from .gdq import Learner, Settings
     except ImportError as error:
@@ -113,7 +124,13 @@ def _learn(
     metadata = {"source": source.fingerprint(), "format": recipe.quantized_dtype, "seed": str(recipe.seed)}
     with Progress(progress, source.spec.size("n_layers") * recipe.steps, "learning", "steps") as done:
         learner = Learner(source.spec, formats, source.tensor, start, texts, settings, lambda: done.add(1))
-        save(path, learner.blocks(), metadata)
+        blocks = learner.blocks()
+        if unfinished is not None:
+            identity = f"{VERSION} {recipe.identity()} {metadata['source']} {learner.arithmetic}"
+            lengths = factor_lengths(source.spec, source.shapes)
+            kept = unfinished.enter_context(Unfinished(path, identity, source.shapes, lengths))
+            blocks = kept.noted(learner.blocks(kept))
+        save(path, blocks, metadata)
     return path
 
 

@@ -5,23 +5,28 @@ A safetensors file. For each matrix ``<name>.codes``, uint8 [rows, ceil(cols / 2
 first one in the low nibble) and ``<name>.scales``, float32; for each other tensor that something was divided out of its
 values, float32, under its own name; and the factors themselves under the names of `inputs.factor_lengths`. Its metadata
 name the model's fingerprint, the weight format, the seed and the algorithm's version.
+
+While blocks are being learned, each is kept as such a file of its own, one behind the other in
+``.gdq.qparams.partial``, with a journal beside it (`journal`).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _rkllm
-from ..errors import InvalidArgumentError
-from .level1 import Block
+from ..errors import InvalidArgumentError, ModelFileError, RKLLMError
+from ..journal import Journal, Piece
+from .level1 import Block, Quantized
 from .quantizer import Changed, Facts, Float32, RoundToNearest, Weights, sqnr
 
 if TYPE_CHECKING:
@@ -40,22 +45,144 @@ def save(path: Path, blocks: Iterable[Block], metadata: Mapping[str, str]) -> No
         All blocks of a model; they are kept packed until the last one has come.
     metadata
         Texts that say what the file belongs to: ``source``, ``format``, ``seed``.
+
+    Raises
+    ------
+    ModelFileError
+        Writing failed, for example because the disk is full.
     """
     from safetensors.numpy import save_file
 
     tensors: dict[str, NDArray[Any]] = {}
     for block in blocks:
-        for name, found in block.quantized.items():
-            tensors[name + _CODES] = _in_pairs(found.codes)
-            tensors[name + _SCALES] = found.scales
-        tensors.update({**block.floats, **block.factors})
+        tensors.update(_tensors(block))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        save_file(tensors, str(temporary), {"algorithm": "gdq", "version": VERSION, **metadata})
-        os.replace(temporary, path)
+        with _writing(path):
+            save_file(tensors, str(temporary), {"algorithm": "gdq", "version": VERSION, **metadata})
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             os.unlink(temporary)
+
+
+class Unfinished(Sequence[Block]):
+    """The first blocks of a file that is not whole yet, for a learner that goes on after an interruption.
+
+    A context manager, and a sequence of the blocks that an earlier one has noted, without the weights that their codes
+    stand for; they are read when they are asked for. What was noted is kept when an error ends it that need not come
+    again, and deleted otherwise. One process at a time has it open.
+
+    Parameters
+    ----------
+    path
+        Where the whole file is to be.
+    identity
+        What the blocks depend on; those of another identity are deleted.
+    shapes
+        Tensor name -> shape.
+    lengths
+        As `inputs.factor_lengths` returns them.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Another process is writing the file.
+    ModelFileError
+        Writing failed.
+    """
+
+    def __init__(
+        self, path: Path, identity: str, shapes: Mapping[str, tuple[int, ...]], lengths: Mapping[str, int]
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self._shapes = shapes
+        self._lengths = lengths
+        self._journal = Journal(path)
+        self._places: list[tuple[int, int]] = []  # of the blocks of an earlier one: first byte, number of bytes
+        self._is_empty = True
+
+    def __enter__(self) -> Unfinished:
+        try:
+            with _writing(self._path):
+                self._take_up(self._journal.open(self._identity))
+        except BaseException:
+            self._journal.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # As for `writer.ModelWriter`; a disk that was full may be so no longer.
+        hopeless = isinstance(error, RKLLMError) and not isinstance(error, MemoryError)
+        if error is not None and not self._is_empty and (not hopeless or isinstance(error.__cause__, OSError)):
+            self._journal.close()
+            return
+        with suppress(OSError):
+            os.unlink(self._journal.partial)
+        self._journal.remove()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        from safetensors.numpy import load
+
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        start, size = self._places[index]
+        with open(self._journal.partial, "rb") as file:
+            file.seek(start)
+            return self._block(load(file.read(size)))
+
+    def noted(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Yield blocks that begin with those that are here, and note each further one before it is yielded."""
+        from safetensors.numpy import save
+
+        for number, block in enumerate(blocks):
+            if number >= len(self):
+                data = save(_tensors(block))
+                with _writing(self._path):
+                    with open(self._journal.partial, "ab") as file:
+                        file.write(data)
+                    self._journal.add((_rkllm.checksum(data), {"bytes": len(data)}))
+                self._is_empty = False
+            yield block
+
+    def _take_up(self, pieces: Sequence[Piece]) -> None:
+        """Find out which blocks are whole, and drop what is behind them."""
+        with open(self._journal.partial, "a+b") as file:
+            file.seek(0)
+            for checksum, facts in pieces:
+                place = file.tell(), int(facts["bytes"])
+                data = file.read(place[1])
+                if len(data) < place[1] or _rkllm.checksum(data) != checksum:
+                    break
+                self._places.append(place)
+                self._journal.add((checksum, facts))
+            file.truncate(sum(size for _, size in self._places))
+        self._is_empty = not self._places
+
+    def _block(self, tensors: Mapping[str, NDArray[Any]]) -> Block:
+        quantized, floats, factors = {}, {}, {}
+        for stored, values in tensors.items():
+            name = stored.removesuffix(_CODES)
+            if name != stored:
+                codes = _from_pairs(values, self._shapes[name][1])
+                quantized[name] = Quantized(np.empty((0, 0), np.float32), codes, tensors[name + _SCALES], "gdq", 0.0)
+            elif stored in self._lengths:
+                factors[stored] = values
+            elif not stored.endswith(_SCALES):
+                floats[stored] = values
+        return Block(quantized, floats, factors)
 
 
 class FromParameters:
@@ -161,6 +288,25 @@ def _read(path: Path, source: str) -> dict[str, NDArray[Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
     except (SafetensorError, OSError) as error:
         raise InvalidArgumentError(f"{path}: cannot be read as gdq.qparams: {error}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"{path}: cannot be written: {reason}") from error
+
+
+def _tensors(block: Block) -> dict[str, NDArray[Any]]:
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, found in block.quantized.items():
+        tensors[name + _CODES] = _in_pairs(found.codes)
+        tensors[name + _SCALES] = found.scales
+    return {**tensors, **block.floats, **block.factors}
 
 
 def _in_pairs(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
