@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
@@ -48,14 +49,18 @@ def write_gguf(
     out: Path,
     kind: GGMLQuantizationType = GGMLQuantizationType.F32,
     more: Mapping[str, tuple[NDArray[np.uint8], GGMLQuantizationType]] | None = None,
+    **parts: Any,
 ) -> None:
-    """Write the checkpoint in `folder` as a GGUF file with matrices of one type, and `more` tensors as raw bytes."""
+    """Write the checkpoint in `folder` as a GGUF file with matrices of one type, and `more` tensors as raw bytes.
+
+    `parts` are what the writer wants to know to write several files.
+    """
     config = json.loads((folder / "config.json").read_text())
     tokens = json.loads((folder / "tokenizer.json").read_text())
     special = {token["content"]: token["id"] for token in tokens["added_tokens"]}
     vocabulary = {**tokens["model"]["vocab"], **special}
     texts = sorted(vocabulary, key=vocabulary.__getitem__)
-    writer = GGUFWriter(out, "llama")
+    writer = GGUFWriter(out, "llama", **parts)
     writer.add_name("tiny")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_embedding_length(config["hidden_size"])

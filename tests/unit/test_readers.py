@@ -12,12 +12,12 @@ from pathlib import Path
 import gguf as package
 import numpy as np
 import pytest
-from gguf_bytes import STRING, U16, U32, gguf, key, tensor
+from gguf_bytes import STRING, U32, gguf, key, tensor
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from safetensors_bytes import folder, row, safetensors
 
-from rkllm_ext.errors import ModelFileError, UnsupportedModelError
+from rkllm_ext.errors import ModelFileError
 from rkllm_ext.readers import gguf as gguf_reader
 from rkllm_ext.readers import open_checkpoint
 
@@ -293,12 +293,6 @@ def test_gguf_shapes_have_the_slowest_dimension_first_and_keys_are_the_config(tm
         assert source.load_codes("w") is None
     assert np.array_equal(loaded, values.reshape(2, 3, 4))  # after closing
     loaded[0, 0, 0] = 1  # it is the caller's
-
-
-def test_a_part_of_a_split_gguf_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "m-00001-of-00003.gguf"
-    path.write_bytes(gguf([key("split.count", U16, 3)]))
-    assert "is one of 3 parts of a model; join them" in refusal(path, UnsupportedModelError)
 
 
 def test_a_damaged_gguf_is_refused_by_name(tmp_path: Path) -> None:

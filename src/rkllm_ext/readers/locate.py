@@ -6,7 +6,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from ..errors import ModelFileError, UnsupportedModelError
+from ..errors import ModelFileError
 from .checkpoint import Checkpoint, TensorSource
 from .json_file import read_object
 
@@ -28,7 +28,7 @@ _EXPECTED = "expected a GGUF file or a directory with config.json and safetensor
 
 
 def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Open a source model: a Hugging Face directory, a GGUF file, or a directory that holds one GGUF file.
+    """Open a source model: a Hugging Face directory, a GGUF file (or one of its parts), or a directory that holds one.
 
     Examples
     --------
@@ -56,6 +56,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
+    from .gguf_parts import whole_name
     from .safetensors import INDEX, SINGLE
     from .torch_bin import INDEX as TORCH_INDEX
     from .torch_bin import SINGLE as TORCH_SINGLE
@@ -67,7 +68,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     if has_config and (TORCH_SINGLE in names or TORCH_INDEX in names):
         return _open_huggingface(folder, names, pickled=True)
     ggufs = [name for name in names if name.endswith(".gguf")]
-    if len(ggufs) == 1:
+    if len(set(map(whole_name, ggufs))) == 1:
         return _open_gguf(folder, folder / ggufs[0])
     if len(ggufs) > 1:
         raise ModelFileError(f"{folder}: holds {len(ggufs)} GGUF files ({_listed(ggufs)}); give one of them")
@@ -97,16 +98,10 @@ def _open_huggingface(folder: Path, names: list[str], pickled: bool = False) -> 
 
 
 def _open_gguf(path: Path, file: Path) -> Checkpoint:
-    from .gguf import GGUFTensors
+    from .gguf_parts import open_gguf
 
-    tensors = GGUFTensors(file)
-    parts = tensors.values.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
-        tensors.close()
-        raise UnsupportedModelError(
-            f"{file}: is one of {parts} parts of a model; join them with 'llama-gguf-split --merge' first"
-        )
-    return Checkpoint(path, "gguf", tensors.values, tensors, {"model.gguf": file})
+    tensors, files = open_gguf(file)
+    return Checkpoint(path, "gguf", tensors.values, tensors, files)
 
 
 def _listed(names: list[str]) -> str:
