@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the vendor toolkit's class share."""
+"""What the tests of the vendor toolkit's class share, and those of gdq."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -26,3 +27,11 @@ def loaded(own_temporary_folder: Path, tiny_llama: Path) -> RKLLM:
     model = RKLLM()
     assert model.load_huggingface(model=str(tiny_llama)) == 0
     return model
+
+
+@pytest.fixture(scope="session")
+def few_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset that is learned in a moment."""
+    path = tmp_path_factory.mktemp("dataset") / "texts.json"
+    path.write_text(json.dumps([{"input": "the river and the stone " * 3, "target": "under the moon " * 3}] * 12))
+    return path

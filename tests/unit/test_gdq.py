@@ -207,16 +207,9 @@ def test_the_same_seed_gives_the_same_codes(tiny_llama: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("dataset") / "texts.json"
-    path.write_text(json.dumps([{"input": "the river and the stone " * 3, "target": "under the moon " * 3}] * 12))
-    return path
-
-
-@pytest.fixture(scope="module")
-def converted(tiny_llama: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(tiny_llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gdq")
-    rkllm_ext.convert(tiny_llama, folder / "m.rkllm", FORMAT, algorithm="gdq", steps=3, dataset=dataset)
+    rkllm_ext.convert(tiny_llama, folder / "m.rkllm", FORMAT, algorithm="gdq", steps=3, dataset=few_texts)
     return folder
 
 

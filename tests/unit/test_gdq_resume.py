@@ -32,23 +32,16 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("dataset") / "texts.json"
-    path.write_text(json.dumps([{"input": "the river and the stone " * 3, "target": "under the moon " * 3}] * 12))
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_llama: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def whole(tiny_llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return the model of a conversion that was not interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     torch.set_num_threads(1)
-    convert(tiny_llama, folder / "m.rkllm", "w4a16_g32", algorithm="gdq", steps=3, dataset=dataset)
+    convert(tiny_llama, folder / "m.rkllm", "w4a16_g32", algorithm="gdq", steps=3, dataset=few_texts)
     return (folder / "m.rkllm").read_bytes()
 
 
 @pytest.fixture
-def run(tiny_llama: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+def run(tiny_llama: Path, few_texts: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """Return run(folder, stop, ...): convert until block `stop` is to be learned; return the blocks that were."""
     best = gdq.Learner._best
 
@@ -63,7 +56,7 @@ def run(tiny_llama: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
         with monkeypatch.context() as patch:
             patch.setattr(gdq.Learner, "_best", counted)
-            arguments = {"algorithm": "gdq", "steps": 3, "dataset": dataset, "resume": True, **options}
+            arguments = {"algorithm": "gdq", "steps": 3, "dataset": few_texts, "resume": True, **options}
             with suppress(KeyboardInterrupt):
                 convert(tiny_llama, folder / "m.rkllm", "w4a16_g32", **arguments)
         return learned
@@ -105,13 +98,13 @@ def test_other_arguments_start_anew(tmp_path: Path, run: Any, changed: dict[str,
     assert finished(tmp_path)
 
 
-def test_another_source_starts_anew(tmp_path: Path, tiny_llama: Path, dataset: Path, run: Any) -> None:
+def test_another_source_starts_anew(tmp_path: Path, tiny_llama: Path, few_texts: Path, run: Any) -> None:
     assert run(tmp_path, stop=1) == [0]
     other = tmp_path / "other"
     shutil.copytree(tiny_llama, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 2e-5}))
-    arguments = {"algorithm": "gdq", "steps": 3, "dataset": dataset}
+    arguments = {"algorithm": "gdq", "steps": 3, "dataset": few_texts}
     expected, out = tmp_path / "expected", tmp_path / "m.rkllm"
     expected.mkdir()
     convert(other, expected / "m.rkllm", "w4a16_g32", **arguments)  # type: ignore[arg-type]
