@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <system_error>
 
@@ -23,6 +22,7 @@ namespace {
 
 constexpr uint64_t kAlignment = 64;
 constexpr uint32_t kGgufVersion = 3;
+constexpr int kMostLinks = 40;        // that are followed, as the system does
 constexpr size_t kLongestName = 200;  // what is taken of a name: a file name has 255 bytes at most
 
 uint64_t aligned(uint64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
@@ -59,13 +59,15 @@ int open_nameless(const std::string& folder) {
   return -1;
 }
 
-// The file that a link leads to, which is what is replaced; other paths as they are.
+// The file that a link leads to, there or not, which is what is replaced; other paths as they are.
 std::string behind_links(std::string path) {
-  struct stat info = {};
-  if (lstat(path.c_str(), &info) != 0 || !S_ISLNK(info.st_mode)) return path;
-  char* target = realpath(path.c_str(), nullptr);
-  if (target) path = target;
-  free(target);
+  for (int i = 0; i < kMostLinks; ++i) {
+    char target[4096];
+    const ssize_t length = readlink(path.c_str(), target, sizeof target);
+    if (length <= 0 || size_t(length) == sizeof target) break;  // no link, or one that cannot be followed
+    const std::string folder = target[0] == '/' ? "" : folder_of(path) + "/";
+    path = folder + std::string(target, size_t(length));
+  }
   return path;
 }
 

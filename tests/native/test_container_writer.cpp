@@ -140,6 +140,20 @@ void a_link_stays_and_its_file_is_replaced() {
   CHECK(folder.names().size() == 1 && other.names().size() == 1);
 }
 
+void a_link_to_a_file_that_is_not_there_yet_makes_it() {
+  const ScratchFolder folder;
+  CHECK(symlink("second", (folder / "first").c_str()) == 0);
+  CHECK(symlink("file", (folder / "second").c_str()) == 0);
+  write_small(folder / "first");
+  struct stat info;
+  for (const char* link : {"first", "second"})
+    CHECK(lstat((folder / link).c_str(), &info) == 0 && S_ISLNK(info.st_mode));
+  CHECK(lstat((folder / "file").c_str(), &info) == 0 && S_ISREG(info.st_mode));
+  CHECK(symlink("round", (folder / "round").c_str()) == 0);
+  write_small(folder / "round");  // nothing can be behind it
+  CHECK(Container::open(folder / "round")->get_string("a.text") == "words");
+}
+
 void the_longest_file_name_can_be_written() {
   const ScratchFolder folder;
   write_small(folder / std::string(255, 'n'));
@@ -156,6 +170,7 @@ int main() {
   a_full_disk_is_an_error_that_changes_nothing();
   places_where_no_file_can_be_are_refused();
   a_link_stays_and_its_file_is_replaced();
+  a_link_to_a_file_that_is_not_there_yet_makes_it();
   the_longest_file_name_can_be_written();
   return check::result();
 }
