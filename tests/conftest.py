@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,12 @@ def tiny_model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (source / "config.json").write_text(json.dumps(config))
     rkllm_ext.convert(source, folder / "tiny.rkllm", "w8a8")
     return folder / "tiny.rkllm"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be what it usually is: a shell starts programs in the background with it ignored, and theirs, too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
