@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidArgumentError
+from .errors import InvalidArgumentError, RKLLMError
 
 Piece = tuple[int, dict[str, Any]]  # checksum of its bytes, what its writer wants to remember
 
@@ -23,6 +23,11 @@ Piece = tuple[int, dict[str, Any]]  # checksum of its bytes, what its writer wan
 def partial_path(path: Path) -> Path:
     """Return where the unfinished file of `path` is."""
     return path.with_name(f".{path.name[:200]}.partial")
+
+
+def would_fail_again(error: BaseException) -> bool:
+    """Whether an error is what this package refuses, and would refuse again; after others a writer may go on."""
+    return isinstance(error, RKLLMError) and not isinstance(error, MemoryError)
 
 
 class Journal:

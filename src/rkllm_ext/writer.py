@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _rkllm
-from .errors import InvalidArgumentError, ModelFileError, RKLLMError
-from .journal import Journal, Piece
+from .errors import InvalidArgumentError, ModelFileError
+from .journal import Journal, Piece, would_fail_again
 
 if TYPE_CHECKING:
     from ._rkllm import Format
@@ -160,9 +160,7 @@ class ModelWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            # What this package refuses, it would refuse again; anything else may go well the next time.
-            hopeless = isinstance(error, RKLLMError) and not isinstance(error, MemoryError)
-            self._discard() if hopeless or not self._sums else self._let_go()
+            self._discard() if would_fail_again(error) or not self._sums else self._let_go()
             return
         try:
             self._finish()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from gguf_bytes import U16, gguf, key, tensor
 from gguf_models import write_gguf
 
@@ -68,9 +68,7 @@ def test_parts_convert_to_the_same_tensors(tiny_llama: Path, tmp_path: Path) -> 
     assert tensors[0] == tensors[1]
 
 
-def test_one_codes_file_in_parts_keeps_its_codes(tiny_llama: Path, tmp_path: Path) -> None:
-    from gguf import GGMLQuantizationType
-
+def test_a_q4_0_model_in_parts_keeps_its_codes(tiny_llama: Path, tmp_path: Path) -> None:
     write_gguf(tiny_llama, tmp_path / "m.gguf", GGMLQuantizationType.Q4_0, split_max_tensors=5)
     (first,) = tmp_path.glob("m-00001-of-*.gguf")
     report = rkllm_ext.convert(first, tmp_path / "m.rkllm", "w4a16_g32")

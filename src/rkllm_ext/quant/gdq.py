@@ -102,21 +102,22 @@ class Learner:
         """What computes: with another one, the same arguments may give other codes."""
         return f"torch {torch.__version__} {self._device.type} {'bfloat16' if self._halves else 'float32'}"
 
-    def blocks(self, known: Sequence[Block] = ()) -> Iterator[Block]:
-        """Yield the blocks of the model in order. The first ones are `known` from an earlier learner."""
-        if len(known) == self._spec.size("n_layers"):
-            yield from known
+    def blocks(self, known: Callable[[int], Block | None] = lambda layer: None) -> Iterator[Block]:
+        """Yield the blocks of the model in order. `known` gives the first ones from an earlier learner, then None."""
+        n_layers = self._spec.size("n_layers")
+        if known(n_layers - 1) is not None:  # all of them: nothing needs to be computed
+            yield from filter(None, map(known, range(n_layers)))
             return
-        for layer in range(self._spec.size("n_layers")):
+        for layer in range(n_layers):
             names = [name for name in self._formats if name.startswith(f"blk.{layer}.")]
             weights = {name: self._source(name).floats() for name in names}
             with torch.no_grad():
                 self._float = self._outputs(layer, self._float, self._tensors(layer, weights))
-            if layer < len(known):
-                block = known[layer]
-                self._pass_over(block)
-            else:
+            block = known(layer)
+            if block is None:
                 block = self._best(layer, weights, self._start(layer))
+            else:
+                self._pass_over(block)
             with torch.no_grad():
                 tensors = self._tensors(layer, stored(weights, block, self._formats))
                 self._given = self._outputs(layer, self._given, tensors)

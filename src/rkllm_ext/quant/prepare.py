@@ -129,7 +129,7 @@ def _learn(
             identity = f"{VERSION} {recipe.identity()} {metadata['source']} {learner.arithmetic}"
             lengths = factor_lengths(source.spec, source.shapes)
             kept = unfinished.enter_context(Unfinished(path, identity, source.shapes, lengths))
-            blocks = kept.noted(learner.blocks(kept))
+            blocks = kept.noted(learner.blocks(kept.block))
         save(path, blocks, metadata)
     return path
 

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _rkllm
-from ..errors import InvalidArgumentError, ModelFileError, RKLLMError
-from ..journal import Journal, Piece
+from ..errors import InvalidArgumentError, ModelFileError
+from ..journal import Journal, Piece, would_fail_again
 from .level1 import Block, Quantized
 from .quantizer import Changed, Facts, Float32, RoundToNearest, Weights, sqnr
 
@@ -66,12 +66,11 @@ def save(path: Path, blocks: Iterable[Block], metadata: Mapping[str, str]) -> No
             os.unlink(temporary)
 
 
-class Unfinished(Sequence[Block]):
+class Unfinished:
     """The first blocks of a file that is not whole yet, for a learner that goes on after an interruption.
 
-    A context manager, and a sequence of the blocks that an earlier one has noted, without the weights that their codes
-    stand for; they are read when they are asked for. What was noted is kept when an error ends it that need not come
-    again, and deleted otherwise. One process at a time has it open.
+    A context manager. What was noted is kept when an error ends it that need not come again, and deleted otherwise.
+    One process at a time has it open.
 
     Parameters
     ----------
@@ -100,8 +99,7 @@ class Unfinished(Sequence[Block]):
         self._shapes = shapes
         self._lengths = lengths
         self._journal = Journal(path)
-        self._places: list[tuple[int, int]] = []  # of the blocks of an earlier one: first byte, number of bytes
-        self._is_empty = True
+        self._places: list[tuple[int, int]] = []  # of the blocks: first byte, number of bytes
 
     def __enter__(self) -> Unfinished:
         try:
@@ -115,30 +113,22 @@ class Unfinished(Sequence[Block]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # As for `writer.ModelWriter`; a disk that was full may be so no longer.
-        hopeless = isinstance(error, RKLLMError) and not isinstance(error, MemoryError)
-        if error is not None and not self._is_empty and (not hopeless or isinstance(error.__cause__, OSError)):
+        # Unlike a model's file, what took hours to learn stays when the disk is full.
+        may_go_on = error is not None and (not would_fail_again(error) or isinstance(error.__cause__, OSError))
+        if may_go_on and self._places:
             self._journal.close()
             return
         with suppress(OSError):
             os.unlink(self._journal.partial)
         self._journal.remove()
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> Block: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Block]: ...
-
-    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+    def block(self, layer: int) -> Block | None:
+        """Read a block that was noted, without the weights that its codes stand for. None: it was not."""
         from safetensors.numpy import load
 
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        start, size = self._places[index]
+        if layer >= len(self._places):
+            return None
+        start, size = self._places[layer]
         with open(self._journal.partial, "rb") as file:
             file.seek(start)
             return self._block(load(file.read(size)))
@@ -147,29 +137,29 @@ class Unfinished(Sequence[Block]):
         """Yield blocks that begin with those that are here, and note each further one before it is yielded."""
         from safetensors.numpy import save
 
-        for number, block in enumerate(blocks):
-            if number >= len(self):
+        for layer, block in enumerate(blocks):
+            if layer >= len(self._places):
                 data = save(_tensors(block))
                 with _writing(self._path):
                     with open(self._journal.partial, "ab") as file:
-                        file.write(data)
+                        place = file.tell(), file.write(data)
                     self._journal.add((_rkllm.checksum(data), {"bytes": len(data)}))
-                self._is_empty = False
+                self._places.append(place)
             yield block
 
     def _take_up(self, pieces: Sequence[Piece]) -> None:
         """Find out which blocks are whole, and drop what is behind them."""
+        end = 0
         with open(self._journal.partial, "a+b") as file:
             file.seek(0)
             for checksum, facts in pieces:
-                place = file.tell(), int(facts["bytes"])
-                data = file.read(place[1])
-                if len(data) < place[1] or _rkllm.checksum(data) != checksum:
+                data = file.read(int(facts["bytes"]))
+                if len(data) < facts["bytes"] or _rkllm.checksum(data) != checksum:
                     break
-                self._places.append(place)
+                self._places.append((end, len(data)))
                 self._journal.add((checksum, facts))
-            file.truncate(sum(size for _, size in self._places))
-        self._is_empty = not self._places
+                end += len(data)
+            file.truncate(end)
 
     def _block(self, tensors: Mapping[str, NDArray[Any]]) -> Block:
         quantized, floats, factors = {}, {}, {}
